@@ -1,0 +1,1 @@
+"""Array libraries the engine runs on."""

@@ -1,0 +1,81 @@
+"""`glassformer generate`: let a trained model write."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from glassformer.cli.errors import CommandError
+from glassformer.cli.run_folder import TrainedModel, load_model
+from glassformer.data import Vocabulary
+from glassformer.generation import stream_generate
+
+
+def run(args: Namespace) -> int:
+    """Print the prompt and its continuation."""
+    trained = load_model(Path(args.run))
+    sampling = args.temperature > 0
+    settings: dict[str, Any] = {
+        "do_sample": sampling,
+        "temperature": args.temperature,
+        "top_k": args.top_k if sampling else None,
+        "top_p": args.top_p if sampling else None,
+        "min_p": args.min_p if sampling else None,
+        "repetition_penalty": args.repetition_penalty,
+        "seed": args.seed,
+    }
+    prompt = default_prompt(trained.vocabulary) if args.prompt is None else args.prompt
+    pieces = continuation(trained, prompt, args.max_new_tokens, **settings)
+    sys.stdout.write(prompt)
+    if args.stream:
+        for piece in pieces:
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+    else:
+        sys.stdout.write("".join(pieces))
+    sys.stdout.write("\n")
+    return 0
+
+
+def default_prompt(vocabulary: Vocabulary) -> str:
+    """Return a new line, or where the vocabulary has none, its first character."""
+    try:
+        vocabulary.encode("\n")
+    except ValueError:
+        return vocabulary.decode([0])
+    return "\n"
+
+
+def continuation(
+    trained: TrainedModel, prompt: str, max_new_tokens: int, **settings: Any
+) -> Iterator[str]:
+    """Return an iterator over the text that follows `prompt`, piece by piece.
+
+    Raises:
+        CommandError: the prompt is empty, or has characters that the model never saw.
+    """
+    if not prompt:
+        raise CommandError("the prompt is empty; give at least one character with --prompt")
+    try:
+        ids = trained.vocabulary.encode(prompt)
+    except ValueError as error:
+        raise CommandError(
+            f"the prompt does not fit the model's vocabulary: {error}; leave them out"
+        ) from error
+    steps = stream_generate(
+        trained.model, ids[None], max_new_tokens, on_overflow="slide", **settings
+    )
+    return _decoded(trained, steps)
+
+
+def _decoded(trained: TrainedModel, steps: Iterator[np.ndarray[Any, Any]]) -> Iterator[str]:
+    decode = trained.vocabulary.stream_decoder()
+    for tokens in steps:
+        piece = decode(int(tokens[0]))
+        if piece:
+            yield piece

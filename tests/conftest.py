@@ -1,0 +1,14 @@
+"""Hypothesis profiles, by HYPOTHESIS_PROFILE; without it `ci` where CI is set, else `dev`."""
+
+import os
+
+from hypothesis import settings
+
+# No deadlines: a first call pays for imports and cold caches, and a shared machine stalls at will.
+# Each profile says whether it is random, because Hypothesis's own default changes where CI is set.
+settings.register_profile("ci", derandomize=True, max_examples=100, deadline=None)
+settings.register_profile("dev", derandomize=False, max_examples=20, deadline=None)
+settings.register_profile("nightly", derandomize=False, max_examples=5000, deadline=None)
+
+fallback = "ci" if os.environ.get("CI") else "dev"
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or fallback)

@@ -1,0 +1,59 @@
+"""What README shows, works as it stands there."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def run(code, folder):
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_example_trains_and_generates(tmp_path):
+    (example,) = (block for block in blocks("python") if "Trainer" in block)
+    assert len(example.splitlines()) <= 15
+    shorter = example.replace("max_steps=300", "max_steps=4")
+    assert shorter != example
+    text = run(shorter, tmp_path)
+    assert text.startswith("The ") and len(text) > 200
+    assert (tmp_path / "runs" / "readme" / "loss.svg").exists()
+
+
+def test_the_sessions_run_from_a_bare_import(tmp_path):
+    for block in blocks("python"):
+        lines = [line[4:] for line in block.splitlines() if line.startswith(">>> ")]
+        if lines:
+            printed = run("\n".join(["import glassformer as gf", *lines]), tmp_path)
+            assert "numpy-blocked" in printed and "taken" in printed
+
+
+def test_the_map_names_folders_that_exist():
+    for name in re.findall(r"^\| `(?:[├└] )?([\w/]+)/`", README, re.MULTILINE):
+        assert (ROOT / name).is_dir() or (ROOT / "engine" / "glassformer" / name).is_dir(), name
+
+
+def test_the_commands_are_targets_and_subcommands():
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"\bmake (\w+)", README):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    helps = run(
+        "from glassformer.cli.parser import build_parser; build_parser().print_help()", ROOT
+    )
+    for command in re.findall(r"^glassformer (\w+)", README, re.MULTILINE):
+        assert command in helps, command
