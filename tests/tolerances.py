@@ -8,11 +8,6 @@ import numpy as np
 NEAR = {"float64": 1e-12, "float32": 1e-4, "float16": 2e-3}
 
 
-# Where an operation is several, half precision rounds each of them: terms a few times larger than
-# their sum bring errors of their own size.
-HALF_SLACK = 4
-
-
 def assert_close(actual, expected, name="", slack=1):
     """Assert that arrays agree to the coarser of their precisions; infinities and NaNs exactly.
 

@@ -73,8 +73,8 @@ def as_dtype(spec: Any) -> DType:
     found = _BY_NAME.get(name.removeprefix("glassformer."))
     if found is None:
         raise TypeError(
-            f"dtype {name} is not supported; the dtypes are {', '.join(_BY_NAME)}: "
-            "convert the data first, for example with array.astype('float32')"
+            f"dtype {name} is not supported; the dtypes are {', '.join(_BY_NAME)}. "
+            "Convert an array of another dtype first, for example with array.astype('float32')"
         )
     return found
 

@@ -126,6 +126,8 @@ class Tensor:
             self.device.backend.to_numpy(self.array), separator=", ", precision=4, prefix="tensor("
         )
         notes = "" if self.dtype in (DEFAULT_FLOAT, as_dtype(int)) else f", dtype={self.dtype!r}"
+        if self.numel() == 0:
+            notes += f", shape={self.shape}"
         if self.device.type != "cpu":
             notes += f", device={self.device.type!r}"
         if self.grad_fn is not None:

@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
+import glassformer
 from glassformer.cli import main
 from glassformer.training.checkpoint import load_weights, read_json, save_weights
 from glassformer.training.metrics import read_log
@@ -135,6 +136,23 @@ def test_resuming_can_go_further(run, trained, tmp_path):
     assert "after 16 steps" in result.out
     assert (folder / "checkpoint-16").is_dir()
     assert read_json(folder / "run.json")["settings"]["steps"] == 16
+
+
+def test_resuming_cannot_go_back(run, trained, tmp_path):
+    folder = shutil.copytree(trained, tmp_path / "run")
+    before = snapshot(folder)
+    result = run("train", "--output", folder, "--resume", "--steps", "8")
+    assert_refused(result, "is at step 12 already", "--steps")
+    assert snapshot(folder) == before
+
+
+def test_the_last_step_is_judged_and_saved_too(run, corpus, tmp_path):
+    folder = tmp_path / "run"
+    sizes = ["--config", "tiny", "--block-size", "16", "--steps", "10", "--save-steps", "4"]
+    assert run("train", "--data", corpus, "--output", folder, *sizes).status == 0
+    rows = read_log(folder / "log.jsonl")
+    assert [row["step"] for row in rows if "eval_loss" in row] == [4, 8, 10]
+    assert (folder / "checkpoint-10").is_dir()
 
 
 def test_resume_before_the_first_checkpoint_starts_over(run, trained, tmp_path):
@@ -325,7 +343,7 @@ def test_resume_from_a_damaged_checkpoint(run, trained, tmp_path, name, damage):
     damaged(folder / "checkpoint-12" / name, damage)
     before = snapshot(folder)
     result = run("train", "--output", folder, "--resume")
-    assert_refused(result, f"checkpoint-12/{name}", "delete it to fall back")
+    assert_refused(result, f"checkpoint-12/{name}", "delete its checkpoint folder")
     assert snapshot(folder / "checkpoint-8").items() <= before.items()
     shutil.rmtree(folder / "checkpoint-12")  # what the message says to do
     assert run("train", "--output", folder, "--resume").status == 0
@@ -400,6 +418,11 @@ def test_resume_with_an_impossible_description(run, trained, tmp_path, name, val
     (folder / "run.json").write_text(json.dumps(description))
     result = run("train", "--output", folder, "--resume")
     assert_refused(result, "config.json" if name == "block_size" else f"no valid {name}")
+
+
+def test_version(run):
+    result = run("--version")
+    assert (result.status, result.out) == (0, f"glassformer {glassformer.__version__}\n")
 
 
 @pytest.mark.parametrize("command", ["generate", "info"])

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import NoReturn
 
+from glassformer import __version__
 from glassformer.cli.presets import DESCRIPTIONS, PRESETS
 
 
@@ -22,6 +23,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog="glassformer", description="Train a small Transformer, let it write, look at it."
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_train(commands.add_parser("train", help="train a language model on text"))
     _add_generate(commands.add_parser("generate", help="let a trained model write"))

@@ -123,6 +123,7 @@ def _plan(args: Namespace, folder: Path) -> Plan:
     settings = _settings(args, folder, began)
     text = _read(args, began)
     vocabulary = _vocabulary(folder, settings, text, began)
+    _check_steps(folder, settings["steps"], args.resume)
     learnt, held_out = _split(_encode(vocabulary, text, folder), settings["block_size"], text)
     if began is not None and began["data"].get("sha256") != fingerprint(text.content):
         raise CommandError(
@@ -131,6 +132,17 @@ def _plan(args: Namespace, folder: Path) -> Plan:
         )
     config = _config(folder, settings, len(vocabulary), args.resume)
     return Plan(folder, args.resume, settings, text, vocabulary, config, learnt, held_out)
+
+
+def _check_steps(folder: Path, steps: int, resuming: bool) -> None:
+    """A run can go on to more steps, not back to fewer."""
+    checkpoints = list_checkpoints(folder) if resuming else []
+    done = int(checkpoints[-1].name.rpartition("-")[2]) if checkpoints else 0
+    if done > steps:
+        raise CommandError(
+            f"{folder} is at step {done} already; ask for more than that with --steps, or train "
+            "anew in another --output"
+        )
 
 
 def _train(plan: Plan) -> int:
@@ -144,7 +156,7 @@ def _train(plan: Plan) -> int:
         _arguments(folder, plan.settings),
         train_dataset=NextTokenWindows(plan.learnt, block_size),
         eval_dataset=ScoringWindows(plan.held_out[:EVALUATED], block_size),
-        callbacks=[interrupt, *([] if sys.stderr.isatty() else [Report()])],
+        callbacks=[interrupt, LastStep(), *([] if sys.stderr.isatty() else [Report()])],
     )
     started = time.perf_counter()
     try:
@@ -195,6 +207,15 @@ class Interrupt(TrainerCallback):
         """Ask for a checkpoint and the end, if interrupted."""
         if self.wanted:
             control.should_save = control.should_training_stop = True
+
+
+class LastStep(TrainerCallback):
+    """Evaluates and saves after the last step, whatever the interval: it may be the best."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Ask for both."""
+        if state.global_step == state.max_steps:
+            control.should_evaluate = control.should_save = True
 
 
 class Report(TrainerCallback):

@@ -114,8 +114,10 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     Raises:
         ValueError: the shapes don't fit.
-        TypeError: the dtypes differ.
+        TypeError: the dtypes differ, or `input` is no Tensor.
     """
+    if not isinstance(input, Tensor):
+        raise TypeError(f"linear takes a Tensor, got {type(input).__name__}; see gf.tensor()")
     if weight.ndim != 2 or input.ndim == 0 or input.shape[-1] != weight.shape[1]:
         raise ValueError(
             f"linear: input {input.shape} needs a last dimension equal to the second of "

@@ -156,7 +156,7 @@ def load_weights(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]]:
     return weights
 
 
-_REMEDY = "delete it to fall back on an earlier checkpoint, or restore it from a copy"
+_REMEDY = "restore it from a copy, or delete its checkpoint folder to go on from an earlier one"
 
 
 def weights_bytes(weights: Arrays) -> bytes:
