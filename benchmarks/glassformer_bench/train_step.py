@@ -32,6 +32,8 @@ from glassformer.optim import AdamW
 
 _LEARNING_RATE = 3e-4
 _VOCABULARY = 104
+# Environment variables that choose kernels or threads: a record without them can't be repeated.
+_TUNING = ("OPENBLAS_", "OMP_", "GOMP_", "MKL_", "KMP_", "NPY_", "ATEN_", "ONEDNN_")
 
 
 @dataclass(frozen=True)
@@ -247,6 +249,9 @@ def environment(threads: int) -> dict[str, Any]:
         "blas": f"{blas['name']} {blas['version']}",
         "torch": torch.__version__,
         "glassformer": gf.__version__,
+        "variables": " ".join(
+            f"{k}={v}" for k, v in sorted(os.environ.items()) if k.startswith(_TUNING)
+        ),
         "command": "python -m glassformer_bench.train_step " + " ".join(sys.argv[1:]),
     }
 
