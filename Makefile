@@ -11,10 +11,10 @@ CORE := .venv/.core-installed
 DEVELOP := .venv/.develop-installed
 DEMO := runs/demo
 
-.PHONY: help demo test check bench wheel clean .venv
+.PHONY: help demo test test-all check bench wheel clean .venv
 
 help: ## list these targets
-	@sed -n 's/^\([.a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "%-8s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([.a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "%-9s %s\n", $$1, $$2 }'
 
 demo: $(CORE) ## train a small Transformer on English text, then let it write
 	$(BIN)/glassformer train --output $(DEMO) --overwrite
@@ -24,6 +24,11 @@ demo: $(CORE) ## train a small Transformer on English text, then let it write
 test: $(DEVELOP) ## run the test suite; pytest's arguments go in ARGS
 	HYPOTHESIS_PROFILE=$${HYPOTHESIS_PROFILE:-ci} OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 \
 		$(BIN)/python -m pytest -n 2 $(ARGS)
+
+# Larger grids: more random cases, longer sequences in the kernels' tests, every compile target.
+test-all: $(DEVELOP) ## run the suite with larger grids, for hours
+	HYPOTHESIS_PROFILE=large OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 \
+		$(BIN)/python -m pytest -n 2 -m "large or not large" $(ARGS)
 
 check: $(DEVELOP) ## lint, formatting, types, import contracts
 	$(BIN)/ruff check

@@ -8,6 +8,7 @@ the dtype under test and may require grad, the others (indices, masks) stay what
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,17 @@ import numpy as np
 import glassformer as gf
 from tests.tolerances import assert_close
 
-DEVICES = ("cpu",)
+
+def _devices():
+    """What holds of an operation holds on every device; `torch-cpu` is `cuda` without a GPU."""
+    if not find_spec("torch"):
+        return ("cpu",)
+    import torch
+
+    return ("cpu", "torch-cpu", *(("cuda",) if torch.cuda.is_available() else ()))
+
+
+DEVICES = _devices()
 DTYPES = ("float64", "float32", "float16", "int64", "int32", "bool")
 
 _MODULES = ("elementwise", "reduction", "shape", "indexing", "linalg", "convolution", "fused")
@@ -251,7 +262,7 @@ def _repeatable(t):
 
 def _misaligned(t):
     if t.device.type != "cpu":
-        return t
+        return gf.cat([t.reshape(-1)[:1], t.reshape(-1)])[1:].reshape(t.shape)
     array = t.numpy()
     memory = bytearray(array.nbytes + 1)
     shifted = np.ndarray(array.shape, array.dtype, memory, offset=1)

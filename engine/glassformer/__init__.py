@@ -11,6 +11,7 @@ from glassformer.devices import Device
 from glassformer.devices import as_device as device
 from glassformer.dtypes import (
     DType,
+    bfloat16,
     float16,
     float32,
     float64,
@@ -162,6 +163,7 @@ __all__ = [
     "argmin",
     "argsort",
     "backward",
+    "bfloat16",
     "bmm",
     "bool",
     "broadcast_to",

@@ -24,8 +24,27 @@ class DType:
         return self.category == "float"
 
     @property
+    def wide(self) -> DType:
+        """The type in which values of this one are summed: float32 for half precision."""
+        return float32 if self.category == "float" and self.itemsize == 2 else self
+
+    @property
+    def eps(self) -> float:
+        """The distance from 1 to the next larger number of a floating point type."""
+        return 2.0**-7 if self is bfloat16 else float(np.finfo(self.numpy).eps)
+
+    @property
     def numpy(self) -> np.dtype[Any]:
-        """The NumPy dtype with the same bits."""
+        """The NumPy dtype with the same bits.
+
+        Raises:
+            TypeError: NumPy has none, and so neither has the device "cpu".
+        """
+        if self is bfloat16:
+            raise TypeError(
+                "NumPy, and with it the device 'cpu', has no bfloat16; the devices 'cuda' and "
+                "'torch-cpu' have it. Convert to float32 first, for example with .float()"
+            )
         return np.dtype(self.name)
 
     def __repr__(self) -> str:
@@ -39,17 +58,19 @@ bool_ = DType("bool", "bool", 1)
 int32 = DType("int32", "int", 4)
 int64 = DType("int64", "int", 8)
 float16 = DType("float16", "float", 2)
+bfloat16 = DType("bfloat16", "float", 2)
 float32 = DType("float32", "float", 4)
 float64 = DType("float64", "float", 8)
 
 DEFAULT_FLOAT = float32
 
-# The order is the promotion lattice: of two types, the later one can hold both.
-_LATTICE = (bool_, int32, int64, float16, float32, float64)
+# The order is the promotion lattice: of two types, the later one can hold both. (But for the two
+# of half precision, of which neither holds the other.)
+_LATTICE = (bool_, int32, int64, float16, bfloat16, float32, float64)
 _RANK = {dtype: rank for rank, dtype in enumerate(_LATTICE)}
 _CATEGORY_RANK = {"bool": 0, "int": 1, "float": 2}
 _BY_NAME = {dtype.name: dtype for dtype in _LATTICE}
-FROM_NUMPY = {dtype.numpy: dtype for dtype in _LATTICE}
+FROM_NUMPY = {dtype.numpy: dtype for dtype in _LATTICE if dtype is not bfloat16}
 
 
 def as_dtype(spec: Any) -> DType:
@@ -81,6 +102,8 @@ def as_dtype(spec: Any) -> DType:
 
 def promote_types(first: DType, second: DType) -> DType:
     """Return the smallest type that holds values of both, as `torch.promote_types`."""
+    if {first, second} == {float16, bfloat16}:
+        return float32
     return first if _RANK[first] >= _RANK[second] else second
 
 

@@ -80,13 +80,13 @@ def gradcheck(
 
     def values() -> list[Any]:
         found = _outputs(function, inputs)
-        return [np.array(out.detach().numpy()) for out in found if out.requires_grad]
+        return [np.array(out.detach().cpu().numpy()) for out in found if out.requires_grad]
 
     for i, analytic in zip(checked, found, strict=True):
         array = inputs[i].detach().array
-        got = np.zeros(array.shape) if analytic is None else analytic.detach().numpy()
-        for index in np.ndindex(array.shape):
-            before = array[index]
+        got = np.zeros(inputs[i].shape) if analytic is None else analytic.detach().cpu().numpy()
+        for index in np.ndindex(inputs[i].shape):
+            before = float(array[index])
             try:
                 array[index] = before + eps
                 above = values()
@@ -97,7 +97,7 @@ def gradcheck(
             expected = sum(map(_weighted_change, weights, above, below)) / (2 * eps)
             if not abs(got[index] - expected) <= atol + rtol * abs(expected):
                 raise GradcheckError(
-                    f"the gradient of inputs[{i}] (shape {array.shape}) at {index} is "
+                    f"the gradient of inputs[{i}] (shape {inputs[i].shape}) at {index} is "
                     f"{got[index]:.9g}, finite differences give {expected:.9g}"
                 )
     return True

@@ -14,7 +14,7 @@ from weakref import ref
 import numpy as np
 
 from glassformer.devices import Device, as_device
-from glassformer.dtypes import DEFAULT_FLOAT, DType, as_dtype
+from glassformer.dtypes import DEFAULT_FLOAT, DType, as_dtype, bfloat16, float32
 
 if TYPE_CHECKING:
     from glassformer.graph import Node
@@ -30,8 +30,8 @@ class Tensor:
     Make one with `glassformer.tensor`, `from_numpy`, `zeros`, `randn` and the like.
 
     Attributes:
-        array: the bare storage (`numpy.ndarray` on the CPU). Read it freely; after writing into it
-            call `bump_version()`.
+        array: the bare storage (`numpy.ndarray` on `cpu`, else `torch.Tensor`). Read it freely;
+            after writing into it call `bump_version()`.
         device: where it is.
         grad: the gradient accumulated by `backward`, or None.
         grad_fn: the graph node that made it; None for a leaf.
@@ -114,7 +114,7 @@ class Tensor:
 
     def is_contiguous(self) -> bool:
         """Tell whether elements lie in memory in row-major order."""
-        return bool(self.array.flags.c_contiguous)
+        return self.device.backend.is_contiguous(self.array)
 
     def __len__(self) -> int:
         if self.ndim == 0:
@@ -122,14 +122,16 @@ class Tensor:
         return self.shape[0]
 
     def __repr__(self) -> str:
+        backend = self.device.backend
+        array = backend.astype(self.array, float32) if self.dtype is bfloat16 else self.array
         values = np.array2string(
-            self.device.backend.to_numpy(self.array), separator=", ", precision=4, prefix="tensor("
+            backend.to_numpy(array), separator=", ", precision=4, prefix="tensor("
         )
         notes = "" if self.dtype in (DEFAULT_FLOAT, as_dtype(int)) else f", dtype={self.dtype!r}"
         if self.numel() == 0:
             notes += f", shape={self.shape}"
         if self.device.type != "cpu":
-            notes += f", device={self.device.type!r}"
+            notes += f", device={str(self.device)!r}"
         if self.grad_fn is not None:
             notes += f", grad_fn={self.grad_fn!r}"
         elif self.requires_grad:
@@ -175,14 +177,19 @@ class Tensor:
         return self.array.tolist()
 
     def numpy(self) -> Any:
-        """Return the values as a `numpy.ndarray`, on the CPU without a copy.
+        """Return the values as a `numpy.ndarray`, of the same memory.
 
         Raises:
             RuntimeError: it requires grad; what is done to the array could not be differentiated.
+            TypeError: it is on another device than the CPU.
         """
         if self.requires_grad:
             raise RuntimeError(
                 "numpy() of a tensor that requires grad; use tensor.detach().numpy()"
+            )
+        if self.device.type != "cpu":
+            raise TypeError(
+                f"numpy() of a tensor on {self.device}; copy it to the CPU first: tensor.cpu()"
             )
         return self.device.backend.to_numpy(self.array)
 
@@ -298,38 +305,48 @@ class Tensor:
         self.bump_version()
         return self.array
 
-    def _update(self, name: str, other: Any, function: Callable[..., Any], **kwargs: Any) -> Tensor:
-        array = self.change(name, other)
-        value = other.array if isinstance(other, Tensor) else other
-        with self.device.backend.quiet():
-            function(array, value, out=array, casting="same_kind", **kwargs)
+    def _update(self, name: str, other: Any, operation: str) -> Tensor:
+        array, backend = self.change(name, other), self.device.backend
+        with backend.quiet():
+            backend.update(operation, array, self._beside(name, other))
         return self
 
+    def _beside(self, name: str, other: Any) -> Any:
+        """The array of another operand, which must be on this device; numbers as they are."""
+        if not isinstance(other, Tensor):
+            return other
+        if other.device is not self.device:
+            raise ValueError(
+                f"{name} of a tensor on {self.device} got one on {other.device}; move it with .to()"
+            )
+        return other.array
+
     def _write(self, name: str, value: Any) -> Tensor:
-        array = self.change(name, value)
-        with self.device.backend.quiet():
-            array[...] = value.array if isinstance(value, Tensor) else value
+        array, backend = self.change(name, value), self.device.backend
+        with backend.quiet():
+            backend.assign(array, ..., self._beside(name, value))
         return self
 
     def add_(self, other: Any) -> Tensor:
         """Add `other` in place."""
-        return self._update("add_", other, np.add)
+        return self._update("add_", other, "add")
 
     def sub_(self, other: Any) -> Tensor:
         """Subtract `other` in place."""
-        return self._update("sub_", other, np.subtract)
+        return self._update("sub_", other, "subtract")
 
     def mul_(self, other: Any) -> Tensor:
         """Multiply by `other` in place."""
-        return self._update("mul_", other, np.multiply)
+        return self._update("mul_", other, "multiply")
 
     def div_(self, other: Any) -> Tensor:
         """Divide by `other` in place."""
-        return self._update("div_", other, np.divide)
+        return self._update("div_", other, "divide")
 
     def copy_(self, source: Tensor) -> Tensor:
-        """Overwrite with the values of `source`, broadcast and converted to this dtype."""
-        return self._write("copy_", source)
+        """Overwrite with the values of `source`, broadcast, converted and moved as need be."""
+        moved = source if source.device is self.device else source.detach().to(self.device)
+        return self._write("copy_", moved)
 
     def fill_(self, value: Any) -> Tensor:
         """Overwrite with a number."""
@@ -341,16 +358,15 @@ class Tensor:
 
     def clamp_(self, min: float | None = None, max: float | None = None) -> Tensor:
         """Limit to [min, max] in place."""
-        array = self.change("clamp_")
-        with self.device.backend.quiet():
-            np.clip(array, min, max, out=array)
-        return self
+        if min is not None:
+            self._update("clamp_", min, "maximum")
+        return self if max is None else self._update("clamp_", max, "minimum")
 
     def masked_fill_(self, mask: Tensor, value: float) -> Tensor:
         """Overwrite with `value` where `mask` (bool, broadcast) is true."""
-        array = self.change("masked_fill_")
-        with self.device.backend.quiet():
-            np.copyto(array, value, where=mask.array)
+        array, backend = self.change("masked_fill_"), self.device.backend
+        with backend.quiet():
+            backend.fill_where(array, self._beside("masked_fill_", mask), value)
         return self
 
     if TYPE_CHECKING:  # bound by glassformer/ops/__init__.py, where each operation is defined
@@ -406,8 +422,11 @@ class Tensor:
         isinf = choice.isinf
         isfinite = choice.isfinite
         to = conversion.to
+        cpu = conversion.cpu
+        cuda = conversion.cuda
         clone = conversion.clone
         half = conversion.half
+        bfloat16 = conversion.bfloat16
         float = conversion.float
         double = conversion.double
         int = conversion.int
@@ -503,14 +522,16 @@ def tensor(
     Raises:
         TypeError: the data's element type is not one of the engine's.
     """
-    place = as_device(device)
     if isinstance(data, Tensor):
-        array = np.array(data.device.backend.to_numpy(data.array))
-    else:
-        array = np.array(data)
+        out = data.detach().to(data.device if device is None else device, dtype=dtype)
+        if out.array is data.array:
+            out = out.clone()
+        return out.requires_grad_() if requires_grad else out
+    place = as_device(device)
+    array = np.array(data)
     if dtype is not None:
         kind = as_dtype(dtype)
-    elif array.dtype == np.float64 and not isinstance(data, np.ndarray | np.generic | Tensor):
+    elif array.dtype == np.float64 and not isinstance(data, np.ndarray | np.generic):
         kind = DEFAULT_FLOAT
     else:
         kind = as_dtype(array.dtype)
@@ -530,6 +551,24 @@ def from_numpy(array: Any) -> Tensor:
     return Tensor(array, as_device())
 
 
-def from_dlpack(source: Any) -> Tensor:
-    """Return a tensor that shares the memory of any array with `__dlpack__` on the CPU."""
-    return from_numpy(np.from_dlpack(source))
+def from_dlpack(source: Any, device: Any = None) -> Tensor:
+    """Return a tensor that shares the memory of any array with `__dlpack__`.
+
+    Without `device` it is on `cpu`, or on the `cuda` device that holds the memory.
+
+    Raises:
+        ValueError: the memory is not on `device`.
+    """
+    kind, index = source.__dlpack_device__()
+    on_cpu = kind == _DLPACK_CPU
+    place = as_device(device if device is not None else "cpu" if on_cpu else f"cuda:{index}")
+    if on_cpu != (place.type != "cuda") or place.index not in (None, index):
+        raise ValueError(
+            f"the memory is not on {place}; take it where it is, and move the tensor with .to()"
+        )
+    if place.type == "cpu":
+        return from_numpy(np.from_dlpack(source))
+    return Tensor(place.backend.from_dlpack(source), place)  # type: ignore[attr-defined]
+
+
+_DLPACK_CPU = 1  # kDLCPU in dlpack.h

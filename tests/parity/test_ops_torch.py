@@ -13,6 +13,7 @@ from tests.samples import assert_agree, converted, flattened, gradients, run, te
 OPS = samples.registry()
 DIFFERENTIABLE = [op for op in OPS.values() if op.differentiable]
 FLOATS = ("float64", "float32", "float16")
+over_devices = pytest.mark.parametrize("device", samples.DEVICES)
 # Samples are a few numbers each: their sums leave single precision a tenth of its usual tolerance.
 SLACK = dict.fromkeys(samples.DTYPES, 1) | {"float32": 0.1}
 
@@ -91,36 +92,40 @@ def expected_of(op, sample, dtype, compute):
     return results
 
 
+@over_devices
 @pytest.mark.parametrize(
     ("op", "dtype"), [(op, dtype) for op in OPS.values() for dtype in op.dtypes], ids=str
 )
-def test_values(op, dtype):
+def test_values(op, dtype, device):
     for sample in op.samples:
         expected = expected_of(op, sample, dtype, torch_run)
         if expected is None:
             assert dtype != "float64", f"PyTorch can't compute {op} of {sample}"
             continue
-        got = [out.numpy() for out in run(op, sample, tensors(sample, dtype=dtype))]
-        for mine, theirs in zip(got, expected, strict=True):
-            assert_agree(mine, theirs, f"{op} of {sample}", SLACK[dtype])
+        outputs = run(op, sample, tensors(sample, dtype=dtype, device=device))
+        for mine, theirs in zip(outputs, expected, strict=True):
+            assert mine.device.type == device
+            assert_agree(mine.cpu().numpy(), theirs, f"{op} of {sample}", SLACK[dtype])
 
 
+@over_devices
 @pytest.mark.parametrize(
     ("op", "dtype"),
     [(op, dtype) for op in DIFFERENTIABLE for dtype in FLOATS if dtype in op.dtypes],
     ids=str,
 )
-def test_gradients(op, dtype):
+def test_gradients(op, dtype, device):
     skipped, compared = [], 0
     for sample in op.samples:
         expected = expected_of(op, sample, dtype, torch_gradients)
         if expected is None:
             skipped.append(str(sample))
             continue
-        values = tensors(sample, dtype=dtype, requires_grad=True)
+        values = tensors(sample, dtype=dtype, device=device, requires_grad=True)
         found = gradients(run(op, sample, values), values)
         for got, want in zip(found, expected, strict=True):
-            assert_agree(got.numpy(), want, f"gradient of {op} of {sample}", SLACK[dtype])
+            assert got.device.type == device
+            assert_agree(got.cpu().numpy(), want, f"gradient of {op} of {sample}", SLACK[dtype])
             compared += 1
     assert compared
     assert skipped == WITHOUT_DERIVATIVE.get(op.name, [])

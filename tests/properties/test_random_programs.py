@@ -6,6 +6,7 @@ from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
 import glassformer as gf
+from tests.samples import DEVICES
 from tests.tolerances import assert_close
 
 LARGEST = 64  # elements
@@ -81,6 +82,7 @@ class Program:
     def __init__(self, draw):
         self.draw = draw
         self.random = np.random.default_rng(draw(st.integers(0, 2**32 - 1), label="seed"))
+        self.device = draw(st.sampled_from(DEVICES), label="device")
         self.mine, self.theirs = [], []
         self.leaves = []  # positions of the inputs
         for _ in range(draw(st.integers(1, 3))):
@@ -94,7 +96,7 @@ class Program:
         values = self.random.normal(size=shape)
         note(f"t{len(self.mine)} = input{shape}")
         self.leaves.append(len(self.mine))
-        self.mine.append(gf.tensor(values, requires_grad=True))
+        self.mine.append(gf.tensor(values, device=self.device, requires_grad=True))
         self.theirs.append(torch.tensor(values, dtype=torch.float64, requires_grad=True))
         return self.leaves[-1]
 
@@ -107,7 +109,7 @@ class Program:
         note(f"t{len(self.mine)} = {text} of {names}")
         mine = function(gf, *(self.mine[i] for i in operands))
         theirs = function(torch, *(self.theirs[i] for i in operands))
-        assert_close(mine.detach().numpy(), theirs.detach().numpy(), text)
+        assert_close(mine.detach().cpu().numpy(), theirs.detach().numpy(), text)
         if theirs.numel() <= LARGEST and theirs.ndim <= 4:
             self.mine.append(mine)
             self.theirs.append(theirs)
@@ -176,7 +178,11 @@ class Program:
         parts = (*parts[:keep], *self.choose([(), (...,), (None,)]))
 
         def function(fw, x):
-            return x[tuple(fw.tensor(p) if isinstance(p, np.ndarray) else p for p in parts)]
+            return x[
+                tuple(
+                    fw.tensor(p, device=x.device) if isinstance(p, np.ndarray) else p for p in parts
+                )
+            ]
 
         self.apply(f"index {parts}", function, x)
 
@@ -193,14 +199,23 @@ class Program:
         if shape and 0 not in shape:
             d = self.draw(st.integers(0, len(shape) - 1))
             rows = self.random.integers(0, shape[d], (*shape[:d], 3, *shape[d + 1 :]))
-            self.apply(f"gather({d})", lambda fw, x: x.gather(d, fw.tensor(rows)), x)
+            self.apply(
+                f"gather({d})", lambda fw, x: x.gather(d, fw.tensor(rows, device=x.device)), x
+            )
 
     def choice(self):
         x = self.any_tensor()
         y = self.choose(self.partners(x))
         mask = self.random.random(self.shape(x)) < 0.5
-        self.apply("where(mask, x, y)", lambda fw, x, y: fw.where(fw.tensor(mask), x, y), x, y)
-        self.apply("masked_fill(x)", lambda fw, x: x.masked_fill(fw.tensor(mask), 0.3), x)
+        self.apply(
+            "where(mask, x, y)",
+            lambda fw, x, y: fw.where(fw.tensor(mask, device=x.device), x, y),
+            x,
+            y,
+        )
+        self.apply(
+            "masked_fill(x)", lambda fw, x: x.masked_fill(fw.tensor(mask, device=x.device), 0.3), x
+        )
 
     def product(self):
         x = self.any_tensor()
@@ -250,7 +265,7 @@ def loss_of(outputs):
 def arrays(gradients, inputs):
     """As arrays, with zeros for None."""
     return [
-        np.zeros(tuple(x.shape)) if g is None else g.detach().numpy()
+        np.zeros(tuple(x.shape)) if g is None else g.detach().cpu().numpy()
         for g, x in zip(gradients, inputs, strict=True)
     ]
 

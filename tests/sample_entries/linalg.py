@@ -44,7 +44,7 @@ OPS = [
                 uniform(4, 2),
             ),
             fails(ValueError, r"one dimension, got \(\) and \(3,\)", uniform(), uniform(3)),
-            fails(ValueError, r"\(2,\).*\(3,\)", uniform(2, 3, 4), uniform(3, 4, 2)),
+            fails(ValueError, r"\(2,.*\(3,", uniform(2, 3, 4), uniform(3, 4, 2)),
         ],
         dtypes=("float64", "float32", "float16", "int64", "int32"),
     ),

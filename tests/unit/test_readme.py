@@ -1,9 +1,12 @@
 """What README shows, works as it stands there."""
 
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -13,10 +16,11 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
-def run(code, folder):
+def run(code, folder, **environment):
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
         cwd=folder,
+        env={**os.environ, **environment},
         capture_output=True,
         text=True,
         timeout=300,
@@ -41,6 +45,38 @@ def test_the_sessions_run_from_a_bare_import(tmp_path):
         if lines:
             printed = run("\n".join(["import glassformer as gf", *lines]), tmp_path)
             assert "numpy-blocked" in printed and "taken" in printed
+
+
+def test_the_kernels_work_in_plain_pytorch(tmp_path):
+    pytest.importorskip("triton")
+    (example,) = (block for block in blocks("python") if "glassformer_kernels" in block)
+    setup = """
+import torch
+q, k, v = (torch.randn(1, 2, 5, 8, requires_grad=True) for _ in range(3))
+bias = torch.randn(2, 5, 5, requires_grad=True)
+hidden, weight = torch.randn(6, 8, requires_grad=True), torch.randn(11, 8, requires_grad=True)
+targets = torch.arange(6)
+"""
+    check = """
+torch.testing.assert_close(
+    gk.scaled_dot_product_attention(q, k, v, is_causal=True),
+    torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True),
+)
+torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(hidden @ weight.T, targets))
+(out.sum() + lse.sum() + loss).backward()
+assert all(x.grad is not None for x in (q, k, v, bias, hidden, weight))
+"""
+    run(setup + example + check, tmp_path, TRITON_INTERPRET="1")
+
+
+def test_what_attention_can_do_is_shown_by_tests_that_exist():
+    rows = re.findall(r"^\| .* \| (?:Y|TL\+BR|1…256) \|.*\| (.*) \|$", README, re.MULTILINE)
+    assert len(rows) >= 18
+    for cell in rows:
+        for file, name in re.findall(r"(test_\w+\.py)::(test_\w+)", cell):
+            source = (ROOT / "tests" / "kernels" / file).read_text()
+            assert f"def {name}(" in source, cell
+        assert "::" in cell or cell == "all of them", cell
 
 
 def test_the_map_names_folders_that_exist():

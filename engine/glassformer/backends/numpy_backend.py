@@ -131,6 +131,11 @@ def owner(x: Array) -> int:
     return id(x)
 
 
+def is_contiguous(x: Array) -> bool:
+    """Tell whether elements lie in memory in row-major order."""
+    return bool(x.flags.c_contiguous)
+
+
 def quiet() -> AbstractContextManager[Any]:
     """Silence floating-point warnings: infinities and NaNs are values, as in PyTorch."""
     return np.errstate(all="ignore")
@@ -178,6 +183,24 @@ def pad(x: Array, widths: Sequence[tuple[int, int]], value: Any) -> Array:
     return out
 
 
+# In place
+
+
+def update(operation: str, x: Array, y: Any) -> None:
+    """Set x to operation(x, y), "add", "subtract", "maximum" and so on, in the dtype of x."""
+    getattr(np, operation)(x, y, out=x, casting="same_kind")
+
+
+def assign(x: Array, index: Any, value: Any) -> None:
+    """Write `value`, an array or a number, into `x[index]`."""
+    x[index] = value
+
+
+def fill_where(x: Array, mask: Array, value: Any) -> None:
+    """Write a number into `x` where `mask` is true."""
+    np.copyto(x, value, where=mask)
+
+
 # Reductions. Half precision is summed in float32 and rounded once.
 
 
@@ -223,6 +246,14 @@ def cumsum(x: Array, axis: int) -> Array:
     if x.dtype == np.float16:
         return np.cumsum(x, axis=axis, dtype=np.float32).astype(np.float16)
     return np.cumsum(x, axis=axis)
+
+
+def square_sum(x: Array) -> float:
+    """Return Σ x² over all elements; half precision in float32."""
+    flat = x.reshape(-1)
+    if flat.dtype == np.float16:  # the squares would overflow from 256 on
+        flat = flat.astype(np.float32)
+    return float(np.dot(flat, flat))
 
 
 # Indexing

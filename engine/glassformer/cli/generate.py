@@ -11,14 +11,16 @@ from typing import Any
 import numpy as np
 
 from glassformer.cli.errors import CommandError
-from glassformer.cli.run_folder import TrainedModel, load_model
+from glassformer.cli.run_folder import TrainedModel, load_model, usable_device
 from glassformer.data import Vocabulary
 from glassformer.generation import stream_generate
 
 
 def run(args: Namespace) -> int:
     """Print the prompt and its continuation."""
+    device = usable_device(args.device)
     trained = load_model(Path(args.run))
+    trained.model.to(device)
     sampling = args.temperature > 0
     settings: dict[str, Any] = {
         "do_sample": sampling,

@@ -57,6 +57,13 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add("--dropout", type=probability, metavar="X", help="probability of dropping")
     add("--save-steps", type=positive_int, metavar="N", help="evaluate and save every N steps")
     add("--vocabulary", choices=["char", "byte"], help="what a token is (default: char)")
+    add("--device", metavar="NAME", help="cpu (default), cuda, cuda:1 … or torch-cpu")
+    add(
+        "--bf16",
+        action="store_true",
+        default=None,
+        help="compute in bfloat16, with float32 weights; needs --device cuda or torch-cpu",
+    )
 
 
 def _add_generate(parser: argparse.ArgumentParser) -> None:
@@ -79,6 +86,7 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     )
     add("--repetition-penalty", type=positive_float, default=1.0, metavar="X", help="default: 1")
     add("--seed", type=natural_int, metavar="N", help="for the same text again")
+    add("--device", metavar="NAME", help="cpu (default), cuda, cuda:1 … or torch-cpu")
     add("--stream", action="store_true", help="print each token as it comes")
 
 

@@ -28,6 +28,7 @@ from glassformer.cli.run_folder import (
     read_config,
     read_run,
     read_vocabulary,
+    usable_device,
     write_description,
     write_run,
 )
@@ -64,7 +65,11 @@ SETTINGS: dict[str, tuple[type, Callable[[Any], bool]]] = {
     "dropout": (float, lambda x: 0 <= x <= 1),
     "save_steps": (int, lambda n: n >= 1),
     "vocabulary": (str, lambda name: name in ("char", "byte")),
+    "device": (str, bool),
+    "bf16": (bool, lambda value: True),
 }
+_ON_CPU = {"device": "cpu", "bf16": False}  # what runs were that don't say
+_MAY_CHANGE = ("steps", "save_steps", "device")  # when a run is resumed
 Tokens = npt.NDArray[np.int64]
 SAMPLE_LENGTH = 400
 EVALUATED = 50_000  # held-out tokens that the evaluations on the way look at
@@ -121,6 +126,7 @@ def _plan(args: Namespace, folder: Path) -> Plan:
     """Read and check everything, and write nothing."""
     began = read_run(folder) if args.resume else None
     settings = _settings(args, folder, began)
+    _check_device(settings)
     text = _read(args, began)
     vocabulary = _vocabulary(folder, settings, text, began)
     _check_steps(folder, settings["steps"], args.resume)
@@ -132,6 +138,13 @@ def _plan(args: Namespace, folder: Path) -> Plan:
         )
     config = _config(folder, settings, len(vocabulary), args.resume)
     return Plan(folder, args.resume, settings, text, vocabulary, config, learnt, held_out)
+
+
+def _check_device(settings: dict[str, Any]) -> None:
+    if usable_device(settings["device"]).type == "cpu" and settings["bf16"]:
+        raise CommandError(
+            "--bf16 needs a device that has bfloat16: --device cuda or --device torch-cpu"
+        )
 
 
 def _check_steps(folder: Path, steps: int, resuming: bool) -> None:
@@ -250,14 +263,14 @@ def _settings(args: Namespace, folder: Path, description: dict[str, Any] | None)
     """The run's settings: those given, and for the rest the preset's or those it began with."""
     given = {name: getattr(args, name) for name in SETTINGS if getattr(args, name) is not None}
     if description is not None:
-        saved = description["settings"]
+        saved = {**_ON_CPU, **description["settings"]}
         for name, (kind, possible) in SETTINGS.items():
             if type(saved.get(name)) is not kind or not possible(saved[name]):
                 raise CheckpointError(
                     folder / RUN_FILE, f"has no valid {name}", "train again with --overwrite"
                 )
         for name, value in given.items():
-            if name not in ("steps", "save_steps") and value != saved[name]:
+            if name not in _MAY_CHANGE and value != saved[name]:
                 option = "--" + name.replace("_", "-")
                 raise CommandError(
                     f"{folder} was trained with {option} {saved[name]}, not {value}; leave "
@@ -276,6 +289,7 @@ def _settings(args: Namespace, folder: Path, description: dict[str, Any] | None)
         "dropout": preset.dropout,
         "save_steps": max(1, min(250, steps // 4)),
         "vocabulary": "char",
+        **_ON_CPU,
     }
     return {**defaults, **given}
 
@@ -360,16 +374,21 @@ def _arguments(folder: Path, settings: dict[str, Any]) -> TrainingArguments:
         save_total_limit=2,
         load_best_model_at_end=True,
         seed=settings["seed"],
+        device=settings["device"],
+        bf16=settings["bf16"],
     )
 
 
 def _introduce(plan: Plan, model: GPT) -> None:
     config, text = plan.config, plan.text
+    device, half = plan.settings["device"], plan.settings["bf16"]
+    place = f"\ndevice {device}, {'bfloat16' if half else 'float32'}" if device != "cpu" else ""
     print(
         f"text   {text.name}: {len(text.content):,} characters, {len(plan.vocabulary)} different "
         f"tokens; {plan.learnt.size:,} to learn from, {plan.held_out.size:,} held out\n"
         f"model  {config.n_layer} layers, {config.n_head} heads, {config.n_embd} channels, "
-        f"{config.n_positions} tokens: {model.num_parameters():,} parameters\n"
+        f"{config.n_positions} tokens: {model.num_parameters():,} parameters"
+        f"{place}\n"
         f"run    {plan.folder} (log: {plan.folder / LOG_FILE})"
     )
     sys.stdout.flush()

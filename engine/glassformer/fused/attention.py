@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from glassformer.dtypes import bool_, float16, float32
+from glassformer.dtypes import bool_
 from glassformer.fused.attention_blocked import backward, forward, unsupported
 from glassformer.fused.dropout_mask import keep_mask
 from glassformer.fused.registry import FusedOp, Kernel
@@ -69,9 +69,9 @@ def composite_attention(
 ) -> Any:
     """Return softmax(softcap(QKᵀ·scale) + bias)V over the visible keys. See `attention`."""
     dtype = query.dtype
-    if dtype is float16:  # half precision is accumulated in float32
-        query, key, value = (to(x, float32) for x in (query, key, value))
-        bias = None if bias is None else to(bias, float32)
+    # half precision is accumulated in float32
+    query, key, value = (to(x, dtype.wide) for x in (query, key, value))
+    bias = None if bias is None else to(bias, dtype.wide)
     heads, groups = query.shape[1], query.shape[1] // key.shape[1]
     key, value = (_repeat_heads(x, groups) for x in (key, value))
     seen = visible_keys(query.shape[2], key.shape[2], causal, window)

@@ -68,9 +68,9 @@ def composite_cross_entropy(
         IndexError: a target is out of range.
         ValueError: shapes or options don't fit together.
     """
-    problems = _problems(logits, target, weight, ignore_index, label_smoothing, reduction)
-    if problems:
-        raise ValueError(f"cross_entropy: {problems[0]}")
+    wrong = problems(logits, target, weight, ignore_index, label_smoothing, reduction)
+    if wrong:
+        raise ValueError(f"cross_entropy: {wrong[0]}")
     dim = _class_dim(logits)
     counts = ne(target, ignore_index)
     classes = where(counts, target, 0).unsqueeze(dim)
@@ -117,7 +117,7 @@ def _class_dim(logits: Any) -> int:
     return 0 if len(logits.shape) == 1 else 1
 
 
-def _problems(
+def problems(
     logits: Any,
     target: Any,
     weight: Any = None,
@@ -224,7 +224,7 @@ def _d_logits(x: Array, lse: Array, factors: Array, classes: Array, w: Array, ou
 
 def _unsupported(logits: Any, *args: Any, **options: Any) -> list[str]:
     empty = ["there are no logits"] if 0 in logits.shape else []
-    return empty or _problems(logits, *args, **options)
+    return empty or problems(logits, *args, **options)
 
 
 def _forward(

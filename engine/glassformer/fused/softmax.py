@@ -14,7 +14,6 @@ import numpy as np
 
 from glassformer.backends import memory
 from glassformer.backends.threads import grain_for, parallel_for
-from glassformer.dtypes import float16, float32
 from glassformer.fused.registry import FusedOp, Kernel
 from glassformer.ops.conversion import to
 from glassformer.ops.elementwise import exp, log
@@ -49,8 +48,9 @@ def _shifted(x: Tensor, dim: int) -> Tensor:
 
 
 def widened(x: Tensor) -> Tensor:
-    """Return x in the dtype in which its sums are accumulated: float32 for float16."""
-    return to(x, float32) if x.dtype is float16 else x
+    """Return x in the dtype in which its sums are accumulated: float32 for half precision."""
+    dtype = x.dtype
+    return x if dtype.wide is dtype else to(x, dtype.wide)
 
 
 # ---- kernels ------------------------------------------------------------------------------------

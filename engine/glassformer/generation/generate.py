@@ -8,11 +8,12 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from glassformer.devices import Device, as_device
 from glassformer.generation.cache import KVCache
 from glassformer.generation.sampling import GenerationConfig, choose
 from glassformer.graph import no_grad
 from glassformer.random import Generator, default_generator
-from glassformer.tensor import Tensor, from_numpy
+from glassformer.tensor import Tensor, from_numpy, tensor
 
 Ids = npt.NDArray[np.int64]
 
@@ -46,7 +47,8 @@ def generate(
             repetition_penalty, eos_token_id, pad_token_id.
 
     Returns:
-        Prompts and continuations (B, T + new). Sequences that finished early end in padding.
+        Prompts and continuations (B, T + new), where the prompts were. Sequences that finished
+        early end in padding.
 
     Raises:
         ValueError: a setting is out of range, the prompt is empty or too long, padding is not on
@@ -66,7 +68,8 @@ def generate(
             **settings,
         )
     )
-    return from_numpy(np.concatenate([tokens, *(step[:, None] for step in steps)], axis=1))
+    whole = from_numpy(np.concatenate([tokens, *(step[:, None] for step in steps)], axis=1))
+    return whole.to(input_ids.device) if isinstance(input_ids, Tensor) else whole
 
 
 def stream_generate(
@@ -123,6 +126,7 @@ class _Context:
         self, model: Any, tokens: Ids, mask: Ids | None, limit: int | None, use_cache: bool
     ) -> None:
         self.model = model
+        self.device = device_of(model)
         self.tokens = tokens  # (B, T)
         self.mask = mask  # (B, T), or None where nothing is padded
         self.limit = limit
@@ -137,20 +141,24 @@ class _Context:
             self.start = length - max(1, self.limit // 2)
             self.cache = KVCache() if self.use_cache else None
         read = 0 if self.cache is None else self.cache.length
-        mask = None if self.mask is None else from_numpy(self.mask[:, self.start :].copy())
+        mask = None if self.mask is None else self.on_device(self.mask[:, self.start :])
         was_training = self.model.training
         self.model.eval()
         try:
             with no_grad():
                 output = self.model(
-                    from_numpy(self.tokens[:, self.start + read :].copy()),
+                    self.on_device(self.tokens[:, self.start + read :]),
                     attention_mask=mask,
                     cache=self.cache,
                 )
         finally:
             self.model.train(was_training)
-        logits: npt.NDArray[Any] = output.logits[:, -1].numpy()
+        last = output.logits[:, -1]
+        logits: npt.NDArray[Any] = last.to(last.dtype.wide).cpu().numpy()
         return logits
+
+    def on_device(self, ids: Ids) -> Tensor:
+        return tensor(ids, device=self.device)
 
     def append(self, chosen: Ids) -> None:
         self.tokens = np.concatenate([self.tokens, chosen[:, None]], axis=1)
@@ -165,6 +173,13 @@ class _Context:
         return seen
 
 
+def device_of(model: Any) -> Device:
+    """Return where a model's parameters are; the CPU if it has none."""
+    parameters = getattr(model, "parameters", tuple)
+    first = next(iter(parameters()), None)
+    return as_device() if first is None else first.device
+
+
 def position_limit(model: Any) -> int | None:
     """Return how many positions a model has, or None if its config sets no limit."""
     config = getattr(model, "config", None)
@@ -176,7 +191,7 @@ def position_limit(model: Any) -> int | None:
 
 
 def _prompt(input_ids: Tensor | npt.ArrayLike) -> Ids:
-    array = np.asarray(input_ids.numpy() if isinstance(input_ids, Tensor) else input_ids)
+    array = np.asarray(input_ids.cpu().numpy() if isinstance(input_ids, Tensor) else input_ids)
     array = array[None] if array.ndim == 1 else array
     if array.ndim != 2 or array.size == 0:
         raise ValueError(f"input_ids must be (B, T) with at least one token, got {array.shape}")
@@ -188,7 +203,7 @@ def _prompt(input_ids: Tensor | npt.ArrayLike) -> Ids:
 def _mask(attention_mask: Tensor | npt.ArrayLike | None, tokens: Ids) -> Ids | None:
     if attention_mask is None:
         return None
-    given = attention_mask.numpy() if isinstance(attention_mask, Tensor) else attention_mask
+    given = attention_mask.cpu().numpy() if isinstance(attention_mask, Tensor) else attention_mask
     mask = (np.atleast_2d(np.asarray(given)) != 0).astype(np.int64)
     if mask.shape != tokens.shape:
         raise ValueError(

@@ -205,7 +205,7 @@ def _padding(
 
 def _shifted(labels: Tensor) -> Tensor:
     """Return labels one place to the left, the last place ignored: cheaper than slicing logits."""
-    shifted = full(labels.shape, IGNORED, dtype=labels.dtype)
+    shifted = full(labels.shape, IGNORED, dtype=labels.dtype, device=labels.device)
     shifted[:, :-1] = labels[:, 1:]
     return shifted
 
@@ -213,6 +213,8 @@ def _shifted(labels: Tensor) -> Tensor:
 def _loss(logits: Tensor, targets: Tensor, num_items_in_batch: int | None) -> Tensor:
     if targets.shape != logits.shape[:-1]:
         raise ValueError(f"labels are {targets.shape}, but input_ids {logits.shape[:-1]}")
+    # A loss of half precision, summed over thousands of tokens, would have two digits.
+    logits = logits.to(logits.dtype.wide)
     logits, targets = logits.flatten(0, 1), targets.flatten()  # (B T, V), (B T,)
     if num_items_in_batch is None:
         return F.cross_entropy(logits, targets, ignore_index=IGNORED)

@@ -233,7 +233,7 @@ class MultiheadAttention(Module):
             real = key_padding_mask[:, None, None, :]  # (B, 1, 1, Tk)
             mask = real if mask is None else mask & real
         if self.positions is not None:
-            own = self.positions.bias(q.shape[2], k.shape[2], q.dtype)
+            own = self.positions.bias(q.shape[2], k.shape[2], q.dtype, q.device)
             bias = own if bias is None or own is None else bias + own
         return mask, bias
 

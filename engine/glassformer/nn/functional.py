@@ -26,7 +26,7 @@ from glassformer.ops.linalg import linear
 from glassformer.ops.shape import pad
 from glassformer.primitive import Primitive
 from glassformer.random import Generator, as_generator
-from glassformer.tensor import Tensor, from_numpy
+from glassformer.tensor import Tensor, tensor
 
 __all__ = [
     "alibi_bias",
@@ -143,7 +143,7 @@ def rms_norm(
     """
     joined = _over_one_dim("rms_norm", input, normalized_shape, weight)
     if eps is None:
-        eps = float(np.finfo(input.dtype.numpy).eps)
+        eps = input.dtype.eps
     out: Tensor = fused_rms_norm(*joined, eps=eps)
     return out if len(normalized_shape) == 1 else out.reshape(input.shape)
 
@@ -318,7 +318,7 @@ def alibi_bias(
     `offset` is the position of the first query; by default the last query is at the last key.
     """
     relative = relative_positions(query_length, key_length, offset)
-    distance = from_numpy(np.abs(relative).astype(slopes.dtype.numpy))
+    distance = tensor(np.abs(relative), dtype=slopes.dtype, device=slopes.device)
     return slopes.reshape(1, -1, 1, 1) * -distance
 
 

@@ -186,6 +186,14 @@ class Module:
                     tensor.bump_version()
         return self
 
+    def cpu(self: Self) -> Self:
+        """Move everything to the CPU, in place."""
+        return self.to("cpu")
+
+    def cuda(self: Self, device: int = 0) -> Self:
+        """Move everything to a GPU, in place."""
+        return self.to(f"cuda:{device}")
+
     def zero_grad(self) -> None:
         """Drop the gradient of every parameter."""
         for parameter in self.parameters():

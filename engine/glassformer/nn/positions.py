@@ -12,12 +12,13 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from glassformer.devices import Device
 from glassformer.dtypes import DType
 from glassformer.nn import functional as F
 from glassformer.nn.init import normal_
 from glassformer.nn.module import Module
 from glassformer.ops.creation import empty, zeros
-from glassformer.tensor import Parameter, Tensor, from_numpy
+from glassformer.tensor import Parameter, Tensor, tensor
 
 
 class SinusoidalPositions(Module):
@@ -37,7 +38,8 @@ class SinusoidalPositions(Module):
     def forward(self, x: Tensor, offset: int = 0) -> Tensor:
         """Add positions offset, offset + 1, … to x (B, T, C)."""
         stop = offset + x.shape[-2]
-        return x + sinusoidal_table(_round_up(stop), self.embedding_dim, x.dtype)[offset:stop]
+        table = sinusoidal_table(_round_up(stop), self.embedding_dim, x.dtype, x.device)
+        return x + table[offset:stop]
 
     def extra_repr(self) -> str:  # noqa: D102
         return f"{self.embedding_dim}"
@@ -86,9 +88,11 @@ class AttentionPositions(Module):
         del offset
         return query, key
 
-    def bias(self, query_length: int, key_length: int, dtype: DType) -> Tensor | None:
+    def bias(
+        self, query_length: int, key_length: int, dtype: DType, device: Device | None = None
+    ) -> Tensor | None:
         """Return what is added to the scores, (1, H, Tq, Tk): queries are the last of the keys."""
-        del query_length, key_length, dtype
+        del query_length, key_length, dtype, device
         return None
 
 
@@ -110,7 +114,8 @@ class RotaryPositions(AttentionPositions):
 
     def rotate(self, query: Tensor, key: Tensor, offset: int) -> tuple[Tensor, Tensor]:  # noqa: D102
         stop = offset + query.shape[2]
-        cos, sin = rotary_table(_round_up(stop), self.head_dim, self.base, query.dtype)
+        settings = (self.head_dim, self.base, query.dtype, query.device)
+        cos, sin = rotary_table(_round_up(stop), *settings)
         cos, sin = cos[offset:stop], sin[offset:stop]
         return F.rotary_embedding(query, cos, sin), F.rotary_embedding(key, cos, sin)
 
@@ -129,8 +134,10 @@ class ALiBiPositions(AttentionPositions):
     def __init__(self, num_heads: int) -> None:
         self.num_heads = num_heads
 
-    def bias(self, query_length: int, key_length: int, dtype: DType) -> Tensor:  # noqa: D102
-        return alibi_table(self.num_heads, query_length, key_length, dtype)
+    def bias(  # noqa: D102
+        self, query_length: int, key_length: int, dtype: DType, device: Device | None = None
+    ) -> Tensor:
+        return alibi_table(self.num_heads, query_length, key_length, dtype, device)
 
     def extra_repr(self) -> str:  # noqa: D102
         return f"num_heads={self.num_heads}"
@@ -168,8 +175,10 @@ class T5Positions(AttentionPositions):
         self.max_distance = max_distance
         self.weight = Parameter(zeros(num_buckets, num_heads))
 
-    def bias(self, query_length: int, key_length: int, dtype: DType) -> Tensor:  # noqa: D102
-        settings = (self.bidirectional, self.num_buckets, self.max_distance)
+    def bias(  # noqa: D102
+        self, query_length: int, key_length: int, dtype: DType, device: Device | None = None
+    ) -> Tensor:
+        settings = (self.bidirectional, self.num_buckets, self.max_distance, device)
         buckets = t5_table(query_length, key_length, *settings)
         by_pair = F.embedding(buckets, self.weight)  # (Tq, Tk, H)
         return by_pair.permute(2, 0, 1).unsqueeze(0)  # (1, H, Tq, Tk)
@@ -214,37 +223,49 @@ def t5_buckets(
 
 
 @lru_cache(maxsize=2)
-def alibi_table(num_heads: int, query_length: int, key_length: int, dtype: DType) -> Tensor:
+def alibi_table(
+    num_heads: int, query_length: int, key_length: int, dtype: DType, device: Device | None = None
+) -> Tensor:
     """Return the bias of `ALiBiPositions`, (1, H, Tq, Tk)."""
-    slopes = from_numpy(alibi_slopes(num_heads).astype(dtype.numpy))
+    slopes = tensor(alibi_slopes(num_heads), dtype=dtype, device=device)
     return F.alibi_bias(slopes, query_length, key_length)
 
 
 @lru_cache(maxsize=4)
 def t5_table(
-    query_length: int, key_length: int, bidirectional: bool, num_buckets: int, max_distance: int
+    query_length: int,
+    key_length: int,
+    bidirectional: bool,
+    num_buckets: int,
+    max_distance: int,
+    device: Device | None = None,
 ) -> Tensor:
     """Return the class of each query's distance to each key, (Tq, Tk); see `T5Positions`."""
     relative = F.relative_positions(query_length, key_length)
-    return from_numpy(t5_buckets(relative, bidirectional, num_buckets, max_distance))
+    buckets = t5_buckets(relative, bidirectional, num_buckets, max_distance)
+    return tensor(buckets, device=device)
 
 
 @lru_cache(maxsize=8)
-def sinusoidal_table(num_positions: int, dim: int, dtype: DType) -> Tensor:
+def sinusoidal_table(
+    num_positions: int, dim: int, dtype: DType, device: Device | None = None
+) -> Tensor:
     """Return PE of `SinusoidalPositions` for positions 0, 1, …: (num_positions, dim)."""
     angles = _angles(num_positions, dim, 10000.0)
     table = np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(num_positions, dim)
-    return from_numpy(table.astype(dtype.numpy))
+    return tensor(table, dtype=dtype, device=device)
 
 
 @lru_cache(maxsize=8)
 def rotary_table(
-    num_positions: int, head_dim: int, base: float, dtype: DType
+    num_positions: int, head_dim: int, base: float, dtype: DType, device: Device | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return cos and sin of the angles of `RotaryPositions`, (num_positions, head_dim / 2) each."""
     angles = _angles(num_positions, head_dim, base)
-    cos, sin = np.cos(angles).astype(dtype.numpy), np.sin(angles).astype(dtype.numpy)
-    return from_numpy(cos), from_numpy(sin)
+    cos, sin = (
+        tensor(table, dtype=dtype, device=device) for table in (np.cos(angles), np.sin(angles))
+    )
+    return cos, sin
 
 
 def _angles(num_positions: int, dim: int, base: float) -> npt.NDArray[np.float64]:

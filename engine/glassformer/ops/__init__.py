@@ -15,7 +15,7 @@ from glassformer.ops import (
 from glassformer.tensor import Tensor
 
 _METHODS = {
-    conversion: "to clone half float double int long bool",
+    conversion: "to cpu cuda clone half bfloat16 float double int long bool",
     elementwise: """add sub mul div floor_divide remainder pow neg exp log sqrt rsqrt sin cos tanh
         sigmoid erf relu abs sign floor ceil round""",
     choice: """clamp maximum minimum masked_fill eq ne lt le gt ge logical_and logical_or

@@ -6,7 +6,7 @@ import builtins
 from collections.abc import Callable
 from typing import Any
 
-from glassformer.devices import as_device
+from glassformer.devices import Device, as_device
 from glassformer.dtypes import (
     DEFAULT_FLOAT,
     DType,
@@ -19,6 +19,8 @@ from glassformer.dtypes import (
     int64,
     result_type,
 )
+from glassformer.dtypes import bfloat16 as bfloat16_
+from glassformer.graph import record, wants_grad
 from glassformer.primitive import Primitive
 from glassformer.tensor import Tensor
 
@@ -32,11 +34,11 @@ copy.defvjp(lambda g, _out, _x: g)
 def to(x: Tensor, *args: Any, dtype: Any = None, device: Any = None) -> Tensor:
     """Return `x` with another dtype or on another device, or both; `x` itself if nothing changes.
 
-    Takes PyTorch's forms: `x.to("float64")`, `x.to(gf.float64)`, `x.to("cpu")`, `x.to(other)`.
+    Takes PyTorch's forms: `x.to("float64")`, `x.to(gf.float64)`, `x.to("cuda")`, `x.to(other)`.
 
     Raises:
-        ValueError: the device is another than x's, or there is none of that name.
-        TypeError: there is no such dtype.
+        ValueError: there is no device of that name, or it can't be used here.
+        TypeError: there is no such dtype, or the device lacks it.
     """
     for arg in args:
         if isinstance(arg, Tensor):
@@ -45,14 +47,42 @@ def to(x: Tensor, *args: Any, dtype: Any = None, device: Any = None) -> Tensor:
             dtype = arg
         else:
             device = arg
-    if device is not None and as_device(device) is not x.device:
-        raise ValueError(f"moving from {x.device} to {device} is not supported")
-    if dtype is None or as_dtype(dtype) is x.dtype:
-        return x
-    return cast(x, dtype=as_dtype(dtype))
+    kind = None if dtype is None else as_dtype(dtype)
+    place = x.device if device is None else as_device(device)
+    if place is not x.device:
+        return _moved(x, kind or x.dtype, place)
+    return x if kind is None or kind is x.dtype else cast(x, dtype=kind)
 
 
-_DTYPE_NAMES = {t.name for t in (bool_, int32, int64, float16, float32, float64)}
+_DTYPE_NAMES = {t.name for t in (bool_, int32, int64, float16, bfloat16_, float32, float64)}
+
+
+def _moved(x: Tensor, dtype: DType, device: Device) -> Tensor:
+    """Copy to another device. No Primitive: those stay on one, and the gradient must go back."""
+    home, array = x.device, x.array
+    if device.type == "cpu":  # cast first: NumPy lacks bfloat16
+        array = array if dtype is x.dtype else home.backend.astype(array, dtype)
+        out = Tensor(home.backend.to_numpy(array), device)
+    else:
+        array = home.backend.copy(array) if home.type == "cpu" else array
+        out = Tensor(device.backend.asarray(array, dtype), device)
+    if wants_grad((x,)):
+
+        def rule(grads: Any, _needs: Any, _saved: Any) -> list[Tensor]:
+            return [to(grads[0], device=home)]
+
+        record("to", (x,), (out,), rule, ())
+    return out
+
+
+def cpu(x: Tensor) -> Tensor:
+    """Return `x` on the CPU, as NumPy's; itself if it is there already."""
+    return to(x, device="cpu")
+
+
+def cuda(x: Tensor, device: Any = None) -> Tensor:
+    """Return `x` on a GPU, the first one or that of this number."""
+    return to(x, device=f"cuda:{device}" if isinstance(device, builtins.int) else device or "cuda")
 
 
 def clone(x: Tensor) -> Tensor:
@@ -63,6 +93,11 @@ def clone(x: Tensor) -> Tensor:
 def half(x: Tensor) -> Tensor:
     """Convert to float16."""
     return to(x, float16)
+
+
+def bfloat16(x: Tensor) -> Tensor:
+    """Convert to bfloat16, which the device `cpu` lacks."""
+    return to(x, bfloat16_)
 
 
 def float(x: Tensor) -> Tensor:

@@ -117,8 +117,9 @@ def rand(
     random = as_generator(generator).numpy.random
 
     def draw(shape: Any, dtype: Any) -> Any:
-        if kind is float16:  # rounding would make 1 of the largest numbers
-            return np.floor(random(shape, dtype=dtype) * 2048) / 2048
+        if kind.itemsize == 2:  # rounding would make 1 of the largest numbers
+            steps = 2048 if kind is float16 else 256
+            return np.floor(random(shape, dtype=dtype) * steps) / steps
         return random(shape, dtype=dtype)
 
     kind = as_dtype(dtype or DEFAULT_FLOAT)

@@ -30,7 +30,7 @@ def check_range(name: str, index: Any, limit: int) -> None:
     Raises:
         IndexError: with the first offending value and the limit.
     """
-    if index.size and (index.min() < 0 or index.max() >= limit):
+    if 0 not in index.shape and (index.min() < 0 or index.max() >= limit):
         wrong = index[(index < 0) | (index >= limit)].reshape(-1)[0]
         raise IndexError(f"{name}: index {int(wrong)} is out of range, the limit is {limit}")
 
@@ -73,12 +73,14 @@ def setitem(x: Tensor, index: Any, value: Any) -> None:
         RuntimeError: a gradient would have to flow.
     """
     *first, last = _steps(index)
-    array = x.change("assignment", value)
+    array, backend = x.change("assignment", value), x.device.backend
+    if isinstance(value, Tensor):
+        value = value.detach().to(device=x.device).array
     try:
-        with x.device.backend.quiet():
+        with backend.quiet():
             for step in first:
-                array = array[step]
-            array[last] = value.array if isinstance(value, Tensor) else value
+                array = backend.getitem(array, step)
+            backend.assign(array, last, value)
     except IndexError as error:
         raise IndexError(f"{error} (indexing a tensor of shape {x.shape})") from None
 
@@ -112,7 +114,7 @@ def _index_part(part: Any) -> Any:
         if part.dtype.is_floating_point:
             raise TypeError(f"tensors used as indices must be int or bool, not {part.dtype}")
         single = part.ndim == 0 and part.dtype is not bool_
-        return int(part.array) if single else part.array.copy()
+        return int(part.array) if single else part.detach().clone().cpu().numpy()
     if part is None or isinstance(part, slice | EllipsisType):
         return part
     if isinstance(part, int | np.integer) and not isinstance(part, bool):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import builtins
 from typing import Any, NamedTuple
 
-from glassformer.dtypes import DEFAULT_FLOAT, as_dtype, float16, float32, int64
+from glassformer.dtypes import DEFAULT_FLOAT, as_dtype, int64
 from glassformer.graph import Like
 from glassformer.ops import choice, conversion, elementwise, indexing
 from glassformer.ops.choice import where
@@ -68,7 +68,7 @@ def _wide(name: str, x: Tensor) -> Tensor:
     """Return half precision as float32: its sums soon leave its range (65,504)."""
     if not x.dtype.is_floating_point:
         raise TypeError(f"{name} takes floating point tensors, got {x.dtype}; call .float() first")
-    return conversion.to(x, float32) if x.dtype is float16 else x
+    return conversion.to(x, x.dtype.wide)
 
 
 def mean(x: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:

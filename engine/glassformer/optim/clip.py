@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-import numpy as np
-
 from glassformer.graph import no_grad
 from glassformer.tensor import Tensor
 
@@ -29,7 +27,8 @@ def clip_grad_norm_(
         raise ValueError(f"max_norm must be 0 or more, got {max_norm!r}")
     tensors = [parameters] if isinstance(parameters, Tensor) else parameters
     grads = [tensor.grad for tensor in tensors if tensor.grad is not None]
-    norm = math.sqrt(sum(_sum_of_squares(grad) for grad in grads))
+    # on a GPU the sums stay there until float() asks for the last
+    norm = math.sqrt(float(sum(grad.device.backend.square_sum(grad.array) for grad in grads)))
     if not math.isfinite(norm):
         if error_if_nonfinite:
             raise RuntimeError(f"the norm of {len(grads)} gradients is {norm}, not a finite number")
@@ -40,10 +39,3 @@ def clip_grad_norm_(
             for grad in grads:
                 grad.mul_(scale)
     return norm
-
-
-def _sum_of_squares(grad: Tensor) -> float:
-    flat = grad.array.reshape(-1)
-    if flat.dtype == np.float16:  # the squares would overflow from 256 on
-        flat = flat.astype(np.float32)
-    return float(np.dot(flat, flat))

@@ -175,9 +175,9 @@ def get_parameter_groups(model: Module, weight_decay: float) -> list[Group]:
 
 
 def _owned(name: str, value: Any, param: Tensor) -> Any:
-    """A copy of a state tensor in the dtype of its parameter; other values as they are."""
+    """A copy of a state tensor, in dtype and place like its parameter; other values as they are."""
     if not isinstance(value, Tensor):
         return value
     if value.shape != param.shape:
         raise ValueError(f"{name} has shape {value.shape}, but the parameter {param.shape}")
-    return value.detach().to(param.dtype).clone()
+    return value.detach().to(param).clone()

@@ -51,6 +51,11 @@ class TrainingArguments:
         seed: of every random number, the data's order included unless `data_seed` is given.
         data_seed: of the data's order.
         dataloader_drop_last: leave out the last incomplete batch of an epoch.
+        device: where to train: "cpu" (NumPy), "cuda", "cuda:1" …, or "torch-cpu"; None is where the
+            model is (Hugging Face's class chooses by itself).
+        use_cpu: train on the CPU; contradicts another `device`.
+        bf16: compute in bfloat16, with float32 parameters and optimizer state
+            (`training/mixed_precision.py`). Not on `cpu`.
         disable_tqdm: no progress display; unless told, shown when stderr is a terminal.
         max_skipped_steps: stop with an error after this many steps in a row whose loss or gradient
             was not finite (ours; such a step changes no parameter).
@@ -90,6 +95,9 @@ class TrainingArguments:
     seed: int = 42
     data_seed: int | None = None
     dataloader_drop_last: bool = False
+    device: str | None = None
+    use_cpu: bool = False
+    bf16: bool = False
     disable_tqdm: bool | None = None
     max_skipped_steps: int = 10
 
@@ -101,6 +109,7 @@ class TrainingArguments:
         if self.eval_strategy == "steps" and self.eval_steps is None:
             self.eval_steps = self.logging_steps
         self._check_ranges()
+        self._check_device()
         if (
             self.load_best_model_at_end or self.save_strategy == "best"
         ) and self.metric_for_best_model is None:
@@ -130,6 +139,19 @@ class TrainingArguments:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.warmup_ratio is not None and not 0 <= self.warmup_ratio <= 1:
             raise ValueError(f"warmup_ratio must be in [0, 1], got {self.warmup_ratio}")
+
+    def _check_device(self) -> None:
+        if self.use_cpu:
+            if self.device not in (None, "cpu"):
+                raise ValueError(
+                    f"use_cpu=True contradicts device={self.device!r}; set one of them"
+                )
+            self.device = "cpu"
+        if self.bf16 and self.device == "cpu":
+            raise ValueError(
+                "bf16=True needs a device that has bfloat16, 'cuda' or 'torch-cpu'; 'cpu' is "
+                "NumPy, which lacks it"
+            )
 
     def _check_best_is_saved(self) -> None:
         if self.save_strategy == "best":

@@ -84,8 +84,8 @@ def run_evaluation(
                 result.num_samples += batch_size(batch)
                 result.num_batches += 1
                 if keep_predictions:
-                    result.predictions.append(output_value(outputs, "logits").numpy())
-                    labels = [batch[name].numpy() for name in LABEL_NAMES if name in batch]
+                    result.predictions.append(_on_cpu(output_value(outputs, "logits")))
+                    labels = [_on_cpu(batch[name]) for name in LABEL_NAMES if name in batch]
                     result.label_ids.extend(labels[:1])
                 on_batch()
     finally:
@@ -94,16 +94,22 @@ def run_evaluation(
     return result
 
 
+def _on_cpu(tensor: Tensor) -> Array:
+    """The values, half precision as float32: NumPy has no bfloat16."""
+    array: Array = tensor.to(tensor.dtype.wide).cpu().numpy()
+    return array
+
+
 def count_labels(batch: Mapping[str, Any], shifted_inside: bool) -> int:
     """Return how many labels of a batch count in its loss (those that are not -100).
 
     A model that shifts `labels` itself predicts none from before the first token.
     """
     if "shift_labels" in batch:
-        return int((batch["shift_labels"].numpy() != IGNORED).sum())
+        return int((_on_cpu(batch["shift_labels"]) != IGNORED).sum())
     if "labels" not in batch:
         return batch_size(batch)
-    labels = batch["labels"].numpy()
+    labels = _on_cpu(batch["labels"])
     return int(((labels[..., 1:] if shifted_inside else labels) != IGNORED).sum())
 
 

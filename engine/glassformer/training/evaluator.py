@@ -5,11 +5,15 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from glassformer.data import DataLoader, Dataset
+from glassformer.devices import as_device
 from glassformer.nn import Module
 from glassformer.optim import LambdaLR, Optimizer
+from glassformer.tensor import Tensor
+from glassformer.training import mixed_precision
 from glassformer.training.arguments import TrainingArguments
 from glassformer.training.callbacks import (
     CallbackHandler,
@@ -43,7 +47,12 @@ class Evaluator:
         compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None,
         callbacks: Sequence[TrainerCallback],
     ) -> None:
-        self.model = model
+        first = next(iter(model.parameters()), None)
+        here = as_device() if first is None else first.device
+        self.device = here if args.device is None else as_device(args.device)
+        self.model = model if self.device is here else model.to(self.device)
+        if args.bf16:
+            mixed_precision.check(model, self.device)
         self.args = args
         self.data_collator = data_collator
         self.eval_dataset = eval_dataset
@@ -101,6 +110,17 @@ class Evaluator:
             raise ValueError(f"the model gave no loss for a batch of {sorted(inputs)}; add labels")
         return (loss, outputs) if return_outputs else loss
 
+    def _prepare_inputs(self, batch: Batch) -> Batch:
+        """Return a batch with its tensors on the model's device."""
+        return {
+            name: value.to(self.device) if isinstance(value, Tensor) else value
+            for name, value in batch.items()
+        }
+
+    def _precision(self) -> AbstractContextManager[None]:
+        """The precision that forward and backward compute in."""
+        return mixed_precision.computing_in(self.model) if self.args.bf16 else nullcontext()
+
     def evaluate(
         self, eval_dataset: Dataset | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
@@ -126,7 +146,9 @@ class Evaluator:
         loader = self.get_eval_dataloader(dataset)
 
         def loss_and_outputs(batch: Batch) -> tuple[Any, Any]:
-            loss, outputs = self.compute_loss(self.model, batch, return_outputs=True)
+            with self._precision():
+                inputs = self._prepare_inputs(batch)
+                loss, outputs = self.compute_loss(self.model, inputs, return_outputs=True)
             return loss, outputs
 
         result = run_evaluation(

@@ -30,9 +30,14 @@ def set_seed(seed: int) -> None:
 
 def model_arrays(model: Module) -> dict[str, npt.NDArray[Any]]:
     """Return the model's state by name, a tied parameter once, under the first of its names."""
+    return {name: tensor.cpu().numpy() for name, tensor in _state(model).items()}
+
+
+def _state(model: Module) -> dict[str, Tensor]:
+    """The model's state by name, a tied parameter under the first of its names."""
     state = model.state_dict()
     first = {id(tensor): name for name, tensor in reversed(state.items())}
-    return {name: tensor.numpy() for name, tensor in state.items() if first[id(tensor)] == name}
+    return {name: tensor for name, tensor in state.items() if first[id(tensor)] == name}
 
 
 def take(
@@ -49,7 +54,7 @@ def take(
         scalars[str(index)] = {n: v for n, v in values.items() if not isinstance(v, Tensor)}
         for name, value in values.items():
             if isinstance(value, Tensor):
-                arrays[f"{index}.{name}"] = value.numpy()
+                arrays[f"{index}.{name}"] = value.cpu().numpy()
     config = getattr(model, "config", None)
     state = {
         **more,
@@ -102,14 +107,14 @@ def check_weights(path: Path, weights: Mapping[str, npt.NDArray[Any]], model: Mo
     Raises:
         CheckpointError: listing every difference.
     """
-    expected = model_arrays(model)
+    expected = _state(model)
     wrong = [f"missing {name}" for name in expected if name not in weights]
     wrong += [f"unexpected {name}" for name in weights if name not in expected]
     wrong += [
-        f"{name} is {weights[name].dtype} {weights[name].shape}, not {array.dtype} {array.shape}"
-        for name, array in expected.items()
+        f"{name} is {weights[name].dtype} {weights[name].shape}, not {own.dtype.name} {own.shape}"
+        for name, own in expected.items()
         if name in weights
-        and (weights[name].shape != array.shape or weights[name].dtype != array.dtype)
+        and (weights[name].shape != own.shape or weights[name].dtype.name != own.dtype.name)
     ]
     if wrong:
         raise CheckpointError(path, f"does not fit the model: {', '.join(wrong)}", _REMEDY)

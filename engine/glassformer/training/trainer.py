@@ -69,8 +69,9 @@ class Trainer(Evaluator):
     (`state.skipped_steps`) and logged, and `args.max_skipped_steps` of them in a row stop training.
 
     Args:
-        model: called with the batch as keywords. One that takes `num_items_in_batch` divides its
-            summed loss by that, so that accumulated batches weigh every token alike.
+        model: called with the batch as keywords, on `args.device`, to which it is moved. One that
+            takes `num_items_in_batch` divides its summed loss by that, so that accumulated batches
+            weigh every token alike.
         args: the settings.
         data_collator: makes a batch from a list of items; `default_collate` unless told.
         train_dataset: a map-style dataset.
@@ -247,14 +248,16 @@ class Trainer(Evaluator):
         count = sum(count_labels(batch, shifts_inside(self.model)) for batch in group)
         total = 0.0
         for index, batch in enumerate(group):
-            loss = self.compute_loss(self.model, batch, num_items_in_batch=count)
-            if not self._accepts_count and len(group) > 1:
-                loss = loss / len(group)
-            value = float(loss.item())
-            if not math.isfinite(value):
-                return value
+            with self._precision():
+                inputs = self._prepare_inputs(batch)
+                loss = self.compute_loss(self.model, inputs, num_items_in_batch=count)
+                if not self._accepts_count and len(group) > 1:
+                    loss = loss / len(group)
+                value = float(loss.item())
+                if not math.isfinite(value):
+                    return value
+                loss.backward()
             total += value
-            loss.backward()
             if index + 1 < len(group):
                 self._tell("on_substep_end")
         return total

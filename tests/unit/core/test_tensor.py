@@ -306,7 +306,7 @@ def test_dtypes_of_python_types():
     assert found == [gf.float32, gf.int64, gf.bool]
 
 
-@pytest.mark.parametrize("spec", ["int8", "float", np.uint8, torch.float32, "bfloat16"])
+@pytest.mark.parametrize("spec", ["int8", "float", np.uint8, torch.float32, "float8"])
 def test_unknown_dtypes(spec):
     with pytest.raises(
         TypeError, match="is not supported; the dtypes are bool, int32, int64, float16"

@@ -36,13 +36,19 @@ HUGGING_FACE_DEFAULTS = {
     "data_seed": None,
     "dataloader_drop_last": False,
     "disable_tqdm": None,
+    "use_cpu": False,
+    "bf16": False,
 }
 
 
 def test_defaults_are_hugging_faces():
     ours = TrainingArguments().to_dict()
     assert {name: ours[name] for name in HUGGING_FACE_DEFAULTS} == HUGGING_FACE_DEFAULTS
-    assert ours.keys() - HUGGING_FACE_DEFAULTS.keys() == {"output_dir", "max_skipped_steps"}
+    assert ours.keys() - HUGGING_FACE_DEFAULTS.keys() == {
+        "output_dir",
+        "max_skipped_steps",
+        "device",
+    }
 
 
 def test_what_follows_from_other_settings():

@@ -1,0 +1,1 @@
+"""Public operations on torch tensors: arguments checked, autograd and torch.compile supported."""
