@@ -20,15 +20,15 @@ demo: $(CORE) ## train a small Transformer on English text, then let it write
 	$(BIN)/glassformer train --output $(DEMO) --overwrite
 	$(BIN)/glassformer generate $(DEMO) --prompt "The " --max-new-tokens 300 --seed 1
 
-# Two workers share the cores, so each computes on one thread.
+# Two workers share the cores, so each computes on one thread; one that is done takes tests from the other.
 test: $(DEVELOP) ## run the test suite; pytest's arguments go in ARGS
 	HYPOTHESIS_PROFILE=$${HYPOTHESIS_PROFILE:-ci} OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 \
-		$(BIN)/python -m pytest -n 2 $(ARGS)
+		$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 # Larger grids: more random cases, longer sequences in the kernels' tests, every compile target.
 test-all: $(DEVELOP) ## run the suite with larger grids, for hours
 	HYPOTHESIS_PROFILE=large OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 \
-		$(BIN)/python -m pytest -n 2 -m "large or not large" $(ARGS)
+		$(BIN)/python -m pytest -n 2 --dist worksteal -m "large or not large" $(ARGS)
 
 check: $(DEVELOP) ## lint, formatting, types, import contracts
 	$(BIN)/ruff check
