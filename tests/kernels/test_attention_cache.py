@@ -12,9 +12,9 @@ from tests.kernel_calls import DEVICE, assert_near, bits_equal, dtypes, seeds, t
 # isort: split
 from glassformer_kernels import launch
 from glassformer_kernels.attention import decode
+from glassformer_kernels.attention.problem import make_problem as problem
 from glassformer_kernels.ops.attention import attention
 from glassformer_kernels.ops.attention_cache import merge_attention
-from glassformer_kernels.ops.attention_operator import problem
 from tests.kernels.attention_cases import (
     Case,
     cases,

@@ -10,8 +10,8 @@ from tests.kernel_calls import DEVICE, LAYOUTS, ON_GPU, bits_equal, contiguous, 
 from glassformer_kernels.attention.backward import backward
 from glassformer_kernels.attention.decode import decode
 from glassformer_kernels.attention.forward import forward
+from glassformer_kernels.attention.problem import make_problem as problem
 from glassformer_kernels.ops.attention import attention, scaled_dot_product_attention
-from glassformer_kernels.ops.attention_operator import problem
 from tests.kernels.attention_cases import Case, check, operands, run, tiles
 from tests.row_calls import drawn
 

@@ -168,14 +168,12 @@ def test_dropout_drops_the_same_weights_as_the_reference():
 
 @pytest.mark.parametrize("causal", [None, "bottom_right"])
 def test_few_queries_over_a_long_cache_take_the_split_kernel(causal):
-    from glassformer_kernels.serving import attention
+    from glassformer_kernels import launch
 
     q, k, v = drawn(0, (1, 4, 1, 16)), drawn(1, (1, 2, 1100, 16)), drawn(2, (1, 2, 1100, 8))
-    settings = {"causal": causal, "window": None, "scale": 0.25, "softcap": None}
-    problem = attention._problem(
-        q.array, k.array, v.array, None, None, **settings, dropout_p=0.0, seed=0
-    )
-    assert attention.prefers_split(problem)
+    with launch.recording() as made, fused.use(scaled_dot_product_attention=TRITON):
+        nn.functional.attention(q, k, v, causal=causal)
+    assert [one.kernel.__name__ for one in made] == ["_attention_decode", "_attention_merge"]
     found = []
     for kernel in (TRITON, "reference"):
         with fused.use(scaled_dot_product_attention=kernel):

@@ -18,6 +18,7 @@ import triton
 import triton.language as tl
 
 from glassformer_kernels import launch
+from glassformer_kernels.attention.forward import forward
 from glassformer_kernels.attention.masks import (
     query_shift,
     score_factor,
@@ -231,6 +232,11 @@ _SHARED = frozenset(
 )
 _SHORTEST_CHUNK = 256  # keys; below that a program's start outweighs what it reads
 _MOST_ROWS = 64  # of a group's queries, where splitting the keys is still the better plan
+
+
+def attend(x: Problem) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the output and the statistics, by splitting the keys where that is the better plan."""
+    return decode(x) if prefers_split(x) else forward(x)
 
 
 def prefers_split(x: Problem) -> bool:

@@ -112,6 +112,55 @@ class Problem:
         )
 
 
+def make_problem(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    alibi_slopes: torch.Tensor | None,
+    sinks: torch.Tensor | None,
+    cu_seqlens_q: torch.Tensor | None,
+    cu_seqlens_k: torch.Tensor | None,
+    max_q: int,
+    max_k: int,
+    left: int | None,
+    right: int | None,
+    bottom_right: bool,
+    scale: float,
+    softcap: float | None,
+    dropout_p: float,
+    seed: int,
+) -> Problem:
+    """Return a call as kernels take it: expanded, with a last stride of 1."""
+    batch = query.shape[0] if cu_seqlens_q is None else cu_seqlens_q.shape[0] - 1
+    full = (batch, query.shape[1], max_q, max_k)
+    value = row_major(value)
+    if dropout_p == 1:  # no value counts, not even an infinite one: 0 · inf would be NaN
+        value = torch.zeros_like(value)
+    return Problem(
+        query=row_major(query),
+        key=row_major(key),
+        value=value,
+        mask=None if mask is None else mask.expand(full),
+        bias=None if bias is None else bias.expand(full),
+        alibi_slopes=None if alibi_slopes is None else alibi_slopes.float().expand(full[:2]),
+        sinks=None if sinks is None else sinks.float().contiguous(),
+        cu_seqlens_q=None if cu_seqlens_q is None else cu_seqlens_q.contiguous(),
+        cu_seqlens_k=None if cu_seqlens_k is None else cu_seqlens_k.contiguous(),
+        max_q=max_q,
+        max_k=max_k,
+        # No sequence is longer; and kernels add these to positions in 32 bits.
+        left=None if left is None else min(left, 2**30),
+        right=None if right is None else min(right, 2**30),
+        bottom_right=bottom_right,
+        scale=scale,
+        softcap=softcap,
+        dropout_p=dropout_p,
+        seed=seed,
+    )
+
+
 def row_major(x: torch.Tensor) -> torch.Tensor:
     """Return x with a last stride of 1, a copy where it has another."""
     return x if x.stride(-1) == 1 or x.shape[-1] == 1 and x.is_contiguous() else x.contiguous()

@@ -8,10 +8,9 @@ import torch
 
 from glassformer_kernels.attention.decode import decode
 from glassformer_kernels.attention.merge import merge
-from glassformer_kernels.attention.problem import row_major
+from glassformer_kernels.attention.problem import make_problem, row_major
 from glassformer_kernels.checks import check_devices, check_floats
 from glassformer_kernels.launch import LOG2_E
-from glassformer_kernels.ops.attention_operator import problem
 
 
 @torch.library.custom_op("glassformer::attention_cache", mutates_args=())
@@ -30,7 +29,7 @@ def attention_cache_op(
     softcap: float | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the output and the softmax's statistics; the arguments are checked already."""
-    x = problem(
+    x = make_problem(
         query,
         key,
         value,

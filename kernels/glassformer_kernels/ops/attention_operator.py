@@ -1,4 +1,4 @@
-"""Attention as a custom operator of PyTorch: the kernels' view of a call, fakes, autograd."""
+"""Attention as a custom operator of PyTorch: its schema, fakes, autograd."""
 
 from __future__ import annotations
 
@@ -7,104 +7,26 @@ from typing import Any
 import torch
 
 from glassformer_kernels.attention.backward import backward
-from glassformer_kernels.attention.decode import decode, prefers_split
-from glassformer_kernels.attention.forward import forward
-from glassformer_kernels.attention.problem import Problem, row_major
+from glassformer_kernels.attention.decode import attend
+from glassformer_kernels.attention.problem import make_problem
 from glassformer_kernels.launch import LOG2_E
 
-
-def problem(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    mask: torch.Tensor | None,
-    bias: torch.Tensor | None,
-    alibi_slopes: torch.Tensor | None,
-    sinks: torch.Tensor | None,
-    cu_seqlens_q: torch.Tensor | None,
-    cu_seqlens_k: torch.Tensor | None,
-    max_q: int,
-    max_k: int,
-    left: int | None,
-    right: int | None,
-    bottom_right: bool,
-    scale: float,
-    softcap: float | None,
-    dropout_p: float,
-    seed: int,
-) -> Problem:
-    """Return the kernels' view of a call: expanded, with a last stride of 1."""
-    heads = query.shape[1]
-    batch = query.shape[0] if cu_seqlens_q is None else cu_seqlens_q.shape[0] - 1
-    full = (batch, heads, max_q, max_k)
-    value = row_major(value)
-    if dropout_p == 1:  # no value counts, not even an infinite one: 0 · inf would be NaN
-        value = torch.zeros_like(value)
-    return Problem(
-        query=row_major(query),
-        key=row_major(key),
-        value=value,
-        mask=None if mask is None else mask.expand(full),
-        bias=None if bias is None else bias.expand(full),
-        alibi_slopes=None if alibi_slopes is None else alibi_slopes.float().expand(batch, heads),
-        sinks=None if sinks is None else sinks.float().contiguous(),
-        cu_seqlens_q=None if cu_seqlens_q is None else cu_seqlens_q.contiguous(),
-        cu_seqlens_k=None if cu_seqlens_k is None else cu_seqlens_k.contiguous(),
-        max_q=max_q,
-        max_k=max_k,
-        left=left,
-        right=right,
-        bottom_right=bottom_right,
-        scale=scale,
-        softcap=softcap,
-        dropout_p=dropout_p,
-        seed=seed,
-    )
+# What a call consists of, in the order of `make_problem`.
+_CALL = (
+    "Tensor query, Tensor key, Tensor value, Tensor? mask, Tensor? bias, Tensor? alibi_slopes, "
+    "Tensor? sinks, Tensor? cu_seqlens_q, Tensor? cu_seqlens_k, SymInt max_q, SymInt max_k, "
+    "SymInt? left, SymInt? right, bool bottom_right, float scale, float? softcap, "
+    "float dropout_p, SymInt seed"
+)
+_TENSORS = _CALL.count("Tensor")
 
 
-@torch.library.custom_op("glassformer::attention", mutates_args=())
-def attention_op(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    mask: torch.Tensor | None,
-    bias: torch.Tensor | None,
-    alibi_slopes: torch.Tensor | None,
-    sinks: torch.Tensor | None,
-    cu_seqlens_q: torch.Tensor | None,
-    cu_seqlens_k: torch.Tensor | None,
-    max_q: int,
-    max_k: int,
-    left: int | None,
-    right: int | None,
-    bottom_right: bool,
-    scale: float,
-    softcap: float | None,
-    dropout_p: float,
-    seed: int,
-) -> tuple[torch.Tensor, torch.Tensor]:
+@torch.library.custom_op(
+    "glassformer::attention", mutates_args=(), schema=f"({_CALL}) -> (Tensor, Tensor)"
+)
+def attention_op(*call: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the output and the softmax's statistics; the arguments are checked already."""
-    x = problem(
-        query,
-        key,
-        value,
-        mask,
-        bias,
-        alibi_slopes,
-        sinks,
-        cu_seqlens_q,
-        cu_seqlens_k,
-        max_q,
-        max_k,
-        left,
-        right,
-        bottom_right,
-        scale,
-        softcap,
-        dropout_p,
-        seed,
-    )
-    return decode(x) if prefers_split(x) else forward(x)
+    return attend(make_problem(*call))
 
 
 @attention_op.register_fake
@@ -117,7 +39,15 @@ def _(
     return out, query.new_empty((2, *rows), dtype=torch.float32)
 
 
-@torch.library.custom_op("glassformer::attention_backward", mutates_args=())
+@torch.library.custom_op(
+    "glassformer::attention_backward",
+    mutates_args=(),
+    schema=(
+        "(Tensor out, Tensor stats, Tensor d_out, Tensor? d_lse, bool needs_query, "
+        f"bool needs_key_value, bool needs_bias, bool needs_sinks, {_CALL}) "
+        "-> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+    ),
+)
 def attention_backward_op(
     out: torch.Tensor,
     stats: torch.Tensor,
@@ -127,60 +57,27 @@ def attention_backward_op(
     needs_key_value: bool,
     needs_bias: bool,
     needs_sinks: bool,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    mask: torch.Tensor | None,
-    bias: torch.Tensor | None,
-    alibi_slopes: torch.Tensor | None,
-    sinks: torch.Tensor | None,
-    cu_seqlens_q: torch.Tensor | None,
-    cu_seqlens_k: torch.Tensor | None,
-    max_q: int,
-    max_k: int,
-    left: int | None,
-    right: int | None,
-    bottom_right: bool,
-    scale: float,
-    softcap: float | None,
-    dropout_p: float,
-    seed: int,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """An operator returns tensors only: one that isn't wanted is empty."""
-    x = problem(
-        query,
-        key,
-        value,
-        mask,
-        bias,
-        alibi_slopes,
-        sinks,
-        cu_seqlens_q,
-        cu_seqlens_k,
-        max_q,
-        max_k,
-        left,
-        right,
-        bottom_right,
-        scale,
-        softcap,
-        dropout_p,
-        seed,
-    )
+    *call: Any,
+) -> tuple[torch.Tensor, ...]:
+    """Return the gradients of query, key, value, bias and sinks.
+
+    An operator returns tensors only: one that isn't wanted is empty.
+    """
+    query, bias, sinks = call[0], call[4], call[6]
     found = backward(
-        x,
+        make_problem(*call),
         out,
         stats,
         d_out,
         d_lse,
         query=needs_query,
         key_value=needs_key_value,
-        bias_shape=(bias.shape[0], bias.shape[1], bias.shape[2]) if needs_bias else None,  # type: ignore[union-attr]
+        bias_shape=tuple(bias.shape[:3]) if needs_bias else None,
         sinks=needs_sinks,
     )
-    d_sinks = None if found.sinks is None else found.sinks.to(sinks.dtype)  # type: ignore[union-attr]
+    d_sinks = None if found.sinks is None else found.sinks.to(sinks.dtype)
     everything = (found.query, found.key, found.value, found.bias, d_sinks)
-    return tuple(query.new_empty(0) if g is None else g for g in everything)  # type: ignore[return-value]
+    return tuple(query.new_empty(0) if g is None else g for g in everything)
 
 
 @attention_backward_op.register_fake
@@ -193,15 +90,9 @@ def _(
     needs_key_value: bool,
     needs_bias: bool,
     needs_sinks: bool,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    mask: torch.Tensor | None,
-    bias: torch.Tensor | None,
-    alibi_slopes: torch.Tensor | None,
-    sinks: torch.Tensor | None,
-    *options: Any,
+    *call: Any,
 ) -> tuple[torch.Tensor, ...]:
+    query, key, value, _, bias, _, sinks = call[:7]
     needs = (needs_query, needs_key_value, needs_key_value, needs_bias, needs_sinks)
     return tuple(
         x.new_empty(x.shape) if need and x is not None else query.new_empty(0)
@@ -210,8 +101,8 @@ def _(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
-    ctx.save_for_backward(*output, *inputs[:9])
-    ctx.options = inputs[9:]
+    ctx.save_for_backward(*output, *inputs[:_TENSORS])
+    ctx.options = inputs[_TENSORS:]
     ctx.set_materialize_grads(False)
 
 

@@ -7,9 +7,8 @@ from typing import Any
 import torch
 
 from glassformer_kernels.attention.backward import backward
-from glassformer_kernels.attention.decode import decode, prefers_split
-from glassformer_kernels.attention.forward import forward
-from glassformer_kernels.attention.problem import Problem, row_major
+from glassformer_kernels.attention.decode import attend
+from glassformer_kernels.attention.problem import make_problem
 from glassformer_kernels.launch import LOG2_E
 from glassformer_kernels.serving.reasons import (
     Array,
@@ -23,36 +22,19 @@ from glassformer_kernels.serving.reasons import (
 _LARGEST_HEAD = 256
 
 
-def _problem(
+def _attention_forward(
     query: Array, key: Array, value: Array, mask: Array | None, bias: Array | None, *,
     causal: str | None, window: tuple[int | None, int | None] | None, scale: float,
-    softcap: float | None, dropout_p: float, seed: int,
-) -> Problem:  # fmt: skip
-    full = (*query.shape[:3], key.shape[2])
+    softcap: float | None, dropout_p: float, seed: int, return_lse: bool,
+) -> Any:  # fmt: skip
     left, right = window or (None, None)
-    return Problem(
-        *(row_major(x) for x in (query, key, value)),
-        mask=None if mask is None else mask.expand(full),
-        bias=None if bias is None else bias.expand(full),
-        alibi_slopes=None,
-        sinks=None,
-        cu_seqlens_q=None,
-        cu_seqlens_k=None,
-        max_q=full[2],
-        max_k=full[3],
-        left=left,
-        right=right if causal is None else 0,
-        bottom_right=causal != "top_left",
-        scale=scale,
-        softcap=softcap,
-        dropout_p=dropout_p,
-        seed=seed,
+    nothing = (None, None, None, None)  # neither slopes nor sinks, nothing packed
+    lengths = (query.shape[2], key.shape[2])
+    band = (left, right if causal is None else 0, causal != "top_left")
+    problem = make_problem(
+        query, key, value, mask, bias, *nothing, *lengths, *band, scale, softcap, dropout_p, seed
     )
-
-
-def _attention_forward(*arrays: Array | None, return_lse: bool, **settings: Any) -> Any:
-    problem = _problem(*arrays, **settings)
-    out, stats = (decode if prefers_split(problem) else forward)(problem)
+    out, stats = attend(problem)
     # Two parts of the lse in base 2, as backward takes them; the engine's is the natural logarithm.
     return ((out, stats.sum(0) / LOG2_E) if return_lse else out), (problem, stats)
 
