@@ -15,7 +15,8 @@ from glassformer_kernels.launch import Config, use_config
 from glassformer_kernels.ops.activation import gelu, silu, swiglu
 from glassformer_kernels.ops.attention import attention, scaled_dot_product_attention
 from glassformer_kernels.ops.attention_cache import merge_attention
-from glassformer_kernels.ops.cross_entropy import cross_entropy, linear_cross_entropy
+from glassformer_kernels.ops.cross_entropy import cross_entropy
+from glassformer_kernels.ops.linear_cross_entropy import linear_cross_entropy
 from glassformer_kernels.ops.norm import layer_norm, rms_norm
 from glassformer_kernels.ops.optimizer_step import adamw_step_
 from glassformer_kernels.ops.rotary import rotary_embedding, rotary_embedding_

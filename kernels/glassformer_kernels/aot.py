@@ -153,16 +153,51 @@ def _parser() -> argparse.ArgumentParser:
         description="Compile the kernels for GPUs that aren't there, and tell what each takes.",
     )
     add = parser.add_argument
-    add("--target", type=_names(TARGETS), default=DEFAULT_TARGETS, help=f"from {_list(TARGETS)}")
-    add("--dtype", type=_names(DTYPES), default="bf16", help=f"from {_list(DTYPES)}; default bf16")
     add(
-        "--kernel", type=_pattern, default="", help="a regular expression found in kernel or sample"
+        "--target",
+        type=_names(TARGETS),
+        default=DEFAULT_TARGETS,
+        help=f"from {_list(TARGETS)} (default: {DEFAULT_TARGETS})",
     )
-    add("--all-configs", action="store_true", help="also those that only tuning would take")
-    add("--json", metavar="FILE", help="write the report there; - prints it instead of the table")
-    add("--jobs", type=_count, default=_cores(), help="processes; by default one for each core")
-    add("--patience", type=_count, default=600, help="seconds until a compilation is given up")
-    add("--samples", default="glassformer_kernels.aot_samples", help="module with SAMPLES")
+    add(
+        "--dtype",
+        type=_names(DTYPES),
+        default="bf16",
+        help=f"from {_list(DTYPES)} (default: %(default)s)",
+    )
+    add(
+        "--kernel",
+        type=_pattern,
+        default="",
+        help="a regular expression found in the kernel's or the sample's name (default: all)",
+    )
+    add(
+        "--all-configs",
+        action="store_true",
+        help="also those that only tuning would take (default: the first of each kernel)",
+    )
+    add(
+        "--json",
+        metavar="FILE",
+        help="write the report there; - prints it instead of the table (default: the table alone)",
+    )
+    add(
+        "--jobs",
+        type=_count,
+        default=_cores(),
+        help="processes (default: one for each core, here %(default)s)",
+    )
+    add(
+        "--patience",
+        type=_count,
+        default=600,
+        help="seconds until a compilation is given up (default: %(default)s)",
+    )
+    add(
+        "--samples",
+        default="glassformer_kernels.aot_samples",
+        help="module with SAMPLES (default: %(default)s)",
+    )
     return parser
 
 

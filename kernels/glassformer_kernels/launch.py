@@ -101,11 +101,7 @@ def launch(
         return
     device = next(value.device for value in args.values() if isinstance(value, torch.Tensor))
     name = kernel.__name__.lstrip("_")
-    if device.type != "cuda" and not (INTERPRETED and device.type == "cpu"):
-        raise ValueError(
-            f"{name} runs on CUDA tensors, got tensors on {device}; move them there, or set "
-            "TRITON_INTERPRET=1 before the first import of triton to run it slowly on CPU tensors"
-        )
+    check_device(name, device)
     if INTERPRETED:
         check_interpreter(triton.__version__, np.__version__)
     # The interpreter computes with NumPy, which would warn of infinities: here they are values.
@@ -120,6 +116,15 @@ def launch(
     with place, silence:
         config = _forced.get(name)
         run(config or tuning.choose(name, key, configs, None if mutates else run, device))
+
+
+def check_device(name: str, device: torch.device) -> None:
+    """Raise ValueError where no kernel runs; `name` is what was called."""
+    if device.type != "cuda" and not (INTERPRETED and device.type == "cpu"):
+        raise ValueError(
+            f"{name} runs on CUDA tensors, got tensors on {device}; move them there, or set "
+            "TRITON_INTERPRET=1 before the first import of triton to run it slowly on CPU tensors"
+        )
 
 
 def check_interpreter(triton_version: str, numpy_version: str) -> None:

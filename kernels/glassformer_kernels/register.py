@@ -9,8 +9,9 @@ installed (it is made for Linux), all of them.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from glassformer.fused.registry import get
 
@@ -48,12 +49,18 @@ def register() -> None:
 def register_interpreted() -> None:
     """Register every kernel for `torch-cpu`, where Triton's interpreter runs: TRITON_INTERPRET=1.
 
-    Slow, and exact: that is for tests. Without the interpreter the references serve that device.
+    Slow, and exact: that is for tests. Without the interpreter the references serve that device,
+    and `glassformer.fused.explain` tells what is missing.
     """
     if not find_spec("triton"):
         return
     from glassformer_kernels import launch
 
-    if launch.INTERPRETED:
-        for name, adapter in served().items():
-            get(name).register(adapter.kernel("triton-interpreted", "torch-cpu"))
+    for name, adapter in served().items():
+        if not launch.INTERPRETED:
+            adapter = replace(adapter, unsupported=_not_interpreted)
+        get(name).register(adapter.kernel("triton-interpreted", "torch-cpu"))
+
+
+def _not_interpreted(*args: Any, **params: Any) -> list[str]:
+    return ["Triton's interpreter is off; set TRITON_INTERPRET=1 before starting Python"]

@@ -34,9 +34,17 @@ _FORMAT = 1
 
 @contextmanager
 def autotune() -> Iterator[None]:
-    """Time every configuration of the kernels launched, where none is chosen yet.
+    """Time the configurations of the kernels launched inside, and keep the fastest of each.
 
-    In all threads: PyTorch runs backward in one of its own.
+    A configuration is a kernel's tile sizes, warps and pipeline stages. Timed is each kernel that
+    has several, once for every dtype, size (by its power of two, mostly) and set of switches that
+    it meets on a CUDA device; not one that writes over what it reads, nor one whose choice is kept
+    already. So run a few steps with the shapes to come, forward and backward. It holds in all
+    threads: PyTorch runs backward in one of its own.
+
+    The choices are kept in `tuning/<GPU>-triton-<version>.json` under `~/.cache/glassformer`, or
+    under the folder that the environment variable GLASSFORMER_CACHE names. Later launches take
+    them, inside `autotune()` or not. To clear them delete the file, and start the program again.
     """
     global _open
     with _lock:

@@ -337,6 +337,14 @@ def test_wrong_arguments_end_with_2_and_a_reason(arguments, message, capsys):
     assert message.replace("\\", "") in capsys.readouterr().err
 
 
+def test_help_names_every_default(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        aot.main(["--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert shown.count(" --") == shown.count("(default: ") + 1, "all but --help"
+    assert "(default: sm_80,sm_90,sm_100,gfx942)" in shown and "(default: bf16)" in shown
+
+
 def test_interpreted_kernels_cannot_be_compiled(monkeypatch, capsys):
     monkeypatch.setattr(launch, "INTERPRETED", True)
     assert aot.main([]) == 2

@@ -391,9 +391,16 @@ ERRORS = {
     "causal": (
         lambda: {"causal": True},
         ValueError,
-        "causal must be None, 'top_left' or 'bottom_right', got True",
+        "causal must be None, 'top_left' or 'bottom_right', got True; 'top_left' is PyTorch's",
     ),
     "causal's name": (lambda: {"causal": "top-left"}, ValueError, "got 'top-left'"),
+    "one window": (
+        lambda: {"window": 4},
+        TypeError,
+        r"window must be a pair \(left, right\), .*, got 4; \(4, 0\) shows 4 before it",
+    ),
+    "window 0": (lambda: {"window": 0}, TypeError, "window must be a pair .*, got 0"),
+    "window of three": (lambda: {"window": (1, 2, 3)}, TypeError, "got .1, 2, 3.;"),
     "window": (lambda: {"window": (3, -2)}, ValueError, r"window \(3, -2\): left and right count"),
     "softcap 0": (lambda: {"softcap": 0.0}, ValueError, "positive and finite, got 0.0; None for"),
     "softcap inf": (lambda: {"softcap": float("inf")}, ValueError, "finite, got inf"),

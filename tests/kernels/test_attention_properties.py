@@ -196,7 +196,7 @@ def test_second_derivatives_of_pytorch_are_refused():
     leaves = [drawn(i, (1, 1, 3, 4)).requires_grad_() for i in range(3)]
     out = attention(*leaves)
     first = torch.autograd.grad(out.sum(), leaves, create_graph=True)
-    with pytest.raises(RuntimeError, match="attention_backward.*no autograd formula"):
+    with pytest.raises(RuntimeError, match="attention of .* can be differentiated only once"):
         torch.autograd.grad(first[0].square().sum(), leaves)
 
 

@@ -396,7 +396,7 @@ def test_in_place_whoever_still_needs_the_logits_is_told():
 def test_a_second_derivative_is_an_error():
     x, target = drawn(1, (3, 9)).requires_grad_(), drawn_target(1, (3,), 9)
     (d,) = torch.autograd.grad(cross_entropy(x, target), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="no autograd formula was registered"):
+    with pytest.raises(RuntimeError, match="cross_entropy of .* can be differentiated only once"):
         d.sum().backward()
 
 

@@ -9,7 +9,7 @@ import torch
 
 from glassformer_kernels import launch
 from glassformer_kernels.ops.attention import attention
-from glassformer_kernels.ops.cross_entropy import linear_cross_entropy
+from glassformer_kernels.ops.linear_cross_entropy import linear_cross_entropy
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from glassformer_kernels import launch
 from glassformer_kernels.launch import Config
-from glassformer_kernels.ops.cross_entropy import cross_entropy, linear_cross_entropy
+from glassformer_kernels.ops.cross_entropy import cross_entropy
+from glassformer_kernels.ops.linear_cross_entropy import linear_cross_entropy
 from tests.exact_calls import check, exact, far_apart, padded, run
 from tests.row_calls import drawn, launched, limits
 

@@ -7,6 +7,7 @@ Dispatch takes the kernel of highest priority that can; the reference serves the
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -281,8 +282,25 @@ class Explanation(list[Candidate]):
 
 
 def explain(op: str | FusedOp, *args: Any, **params: Any) -> Explanation:
-    """Tell which kernel a call would take, and why not the others. Nothing is computed."""
+    """Tell which kernel a call would take, and why not the others. Nothing is computed.
+
+        print(gf.fused.explain("scaled_dot_product_attention", q, k, v, causal="top_left"))
+
+    Args:
+        op: a fused operation, or its name.
+        args: the call's tensors, in the order in which the operation's reference takes them.
+        params: its settings by name; settings and trailing tensors may be left out.
+
+    Returns:
+        The candidates in the order they are tried, the reference last; printed, a table. Kernels
+        that other packages bring for a device are among them once a tensor is on that device.
+
+    Raises:
+        TypeError: the operation has no such argument.
+        ValueError: there is no operation of that name.
+    """
     fused = get(op)
+    _check_arguments(fused, args, params)
     device = common_device(fused.name, args).type
     load_kernels(device)
     forced = _thread.forced.get(fused.name)
@@ -296,11 +314,24 @@ def explain(op: str | FusedOp, *args: Any, **params: Any) -> Explanation:
             reasons = ["a kernel of higher priority serves this"]
         found.append(Candidate(kernel.name, kernel.priority, not reasons, tuple(reasons)))
         taken = taken or not reasons
-    last: tuple[str, ...] = ("a kernel serves this",) if taken else ()
+    last: tuple[str, ...] = (_DEFINITION,) if taken else ()
     if forced not in (None, REFERENCE) and not taken:  # a call would raise
         last = (f"{forced} is forced by use()",)
     found.append(Candidate(REFERENCE, None, not last, last))
     return Explanation(found)
+
+
+_DEFINITION = "the definition, for calls that no kernel can serve"
+
+
+def _check_arguments(op: FusedOp, args: Sequence[Any], params: dict[str, Any]) -> None:
+    """Raise TypeError for an argument that a call would not take."""
+    signature = inspect.signature(op.reference)
+    try:
+        signature.bind_partial(*args, **params)
+    except TypeError as error:
+        names = ", ".join(signature.parameters)
+        raise TypeError(f"{op.name}: {error}; its arguments are {names}") from None
 
 
 __all__ = ["Candidate", "Explanation", "FusedOp", "Kernel", "explain", "last_kernel", "use"]

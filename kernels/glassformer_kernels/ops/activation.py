@@ -30,6 +30,7 @@ def gelu(x: torch.Tensor, *, approximate: str = "none") -> torch.Tensor:
     if approximate not in ("none", "tanh"):
         raise ValueError(f"gelu: approximate must be 'none' or 'tanh', got {approximate!r}")
     checks.check_floats("gelu", x=x)
+    checks.check_devices("gelu", x=x)
     return _activation(x, "gelu" if approximate == "none" else "gelu_tanh")
 
 
@@ -40,6 +41,7 @@ def silu(x: torch.Tensor) -> torch.Tensor:
     and errors are as for `gelu`.
     """
     checks.check_floats("silu", x=x)
+    checks.check_devices("silu", x=x)
     return _activation(x, "silu")
 
 
@@ -99,6 +101,7 @@ def _differentiate(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor, None]:
 
 
 _activation.register_autograd(_differentiate, setup_context=_save)
+checks.only_once_differentiable("gelu or silu", _activation_backward)
 
 
 @torch.library.custom_op("glassformer::swiglu", mutates_args=())
@@ -132,3 +135,4 @@ def _differentiate_both(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor, torch.
 
 
 _swiglu.register_autograd(_differentiate_both, setup_context=_save_both)
+checks.only_once_differentiable("swiglu", _swiglu_backward)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from glassformer_kernels.checks import check_bool, check_broadcasts, check_devices, check_floats
 from glassformer_kernels.launch import LOG2_E
 from glassformer_kernels.ops.attention_cache import attention_cache_op
 from glassformer_kernels.ops.attention_checks import (
@@ -181,6 +182,8 @@ def scaled_dot_product_attention(
         ValueError: shapes or options don't fit together.
         TypeError: dtypes don't.
     """
+    op = "scaled_dot_product_attention"
+    check_devices(op, query=query, key=key, value=value)
     shapes = f"query {tuple(query.shape)}, key {tuple(key.shape)}, value {tuple(value.shape)}"
     if min(query.ndim, key.ndim, value.ndim) < 2 or not query.ndim == key.ndim == value.ndim:
         raise ValueError(f"query, key and value must have equally many dims, 2 or more ({shapes})")
@@ -188,6 +191,14 @@ def scaled_dot_product_attention(
         raise ValueError("attn_mask and is_causal=True exclude each other; make it one mask")
     if not enable_gqa and query.ndim > 2 and query.shape[-3] != key.shape[-3]:
         raise ValueError(f"key has other heads than query; pass enable_gqa=True ({shapes})")
+    if attn_mask is not None:  # checked here, where it has the caller's name
+        check_devices(op, query=query, attn_mask=attn_mask)
+        if attn_mask.is_floating_point():
+            check_floats(op, attn_mask=attn_mask)
+        else:
+            check_bool(op, "attn_mask", attn_mask)
+        full = (1,) * (4 - query.ndim) + (*query.shape[:-1], key.shape[-2])
+        check_broadcasts(op, "attn_mask", attn_mask, full)
     leading = query.shape[:-2]
 
     def four_dims(x: torch.Tensor) -> torch.Tensor:

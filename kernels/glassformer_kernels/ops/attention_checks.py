@@ -9,12 +9,13 @@ import torch
 from glassformer_kernels.checks import (
     check_bool,
     check_broadcasts,
+    check_causal,
     check_devices,
     check_floats,
     check_product,
+    check_tensors,
 )
 
-CAUSAL = (None, "top_left", "bottom_right")
 MAX_HEAD_DIM = 256
 
 
@@ -83,8 +84,7 @@ def check_extras(
 
 def check_settings(causal: str | None, softcap: float | None, dropout_p: float) -> None:
     """Raise ValueError unless the settings are in their ranges."""
-    if causal not in CAUSAL:
-        raise ValueError(f"causal must be None, 'top_left' or 'bottom_right', got {causal!r}")
+    check_causal("attention", causal)
     if softcap is not None and not 0 < softcap < math.inf:
         raise ValueError(f"softcap must be positive and finite, got {softcap}; None for no cap")
     if not 0 <= dropout_p <= 1:
@@ -103,6 +103,7 @@ def check_packed(
     """
     if cu_seqlens_q is None or cu_seqlens_k is None:
         raise ValueError("packed sequences need both cu_seqlens_q and cu_seqlens_k")
+    check_tensors("attention", cu_seqlens_q=cu_seqlens_q, cu_seqlens_k=cu_seqlens_k)
     for name, cu in (("cu_seqlens_q", cu_seqlens_q), ("cu_seqlens_k", cu_seqlens_k)):
         if cu.dtype is not torch.int32 or cu.ndim != 1 or cu.shape[0] < 2:
             raise ValueError(
@@ -138,6 +139,7 @@ def check_cache(
     cache's, and pages must exist.
     """
     batch = query.shape[0]
+    check_tensors("attention", key_lengths=key_lengths, block_table=block_table)
     for name, x, dims in (("key_lengths", key_lengths, 1), ("block_table", block_table, 2)):
         if x is None:
             continue
@@ -162,7 +164,13 @@ def limits(
     causal: str | None, window: tuple[int | None, int | None] | None
 ) -> tuple[int | None, int | None]:
     """Return how far a query sees to the left and to the right; None is no limit."""
-    left, right = (None if n is None or n == -1 else n for n in window or (None, None))
+    window = (None, None) if window is None else window
+    if not isinstance(window, (tuple, list)) or len(window) != 2:
+        raise TypeError(
+            "attention: window must be a pair (left, right), how many keys a query sees before and "
+            f"after its position, got {window!r}; (4, 0) shows 4 before it and none after"
+        )
+    left, right = (None if n is None or n == -1 else n for n in window)
     if (left is not None and left < 0) or (right is not None and right < 0):
         raise ValueError(f"window {window}: left and right count keys; use None for no limit")
     if causal is not None:

@@ -9,6 +9,7 @@ import torch
 from glassformer_kernels.attention.backward import backward
 from glassformer_kernels.attention.decode import attend
 from glassformer_kernels.attention.problem import make_problem
+from glassformer_kernels.checks import only_once_differentiable
 from glassformer_kernels.launch import LOG2_E
 
 # What a call consists of, in the order of `make_problem`.
@@ -130,3 +131,4 @@ def _rule(ctx: Any, d_out: torch.Tensor | None, d_stats: torch.Tensor | None) ->
 
 
 attention_op.register_autograd(_rule, setup_context=_setup_context)
+only_once_differentiable("attention", attention_backward_op)

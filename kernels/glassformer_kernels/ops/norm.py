@@ -74,6 +74,14 @@ def _norm(
     residual: torch.Tensor | None,
     centre: bool,
 ) -> torch.Tensor | Tensors:
+    if not isinstance(normalized_shape, (int, Sequence)):
+        got = type(normalized_shape).__name__
+        if isinstance(normalized_shape, torch.Tensor):
+            got = f"a tensor of shape {tuple(normalized_shape.shape)}"
+        raise TypeError(
+            f"{op}: normalized_shape must be an int or a sequence of ints, got {got}; it comes "
+            f"before the weight, as in PyTorch: {op}(x, weight.shape, weight)"
+        )
     shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
     _check(op, x, shape, weight, bias, residual)
     dims = len(shape)
@@ -197,3 +205,4 @@ def _vjp(
 
 
 _forward.register_autograd(_vjp, setup_context=_setup_context)
+checks.only_once_differentiable("layer_norm or rms_norm", _backward)

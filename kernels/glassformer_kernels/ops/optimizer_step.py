@@ -51,6 +51,7 @@ def adamw_step_(
     """
     op = "adamw_step_"
     changed = {"param": param, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
+    checks.check_tensors(op, grad=grad, master=master, **changed)
     if master is not None:
         changed["master"] = master
         if master.dtype is not torch.float32:

@@ -58,6 +58,7 @@ def rotary_embedding_(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> 
 
 def _check(op: str, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
     checks.check_floats(op, x=x)
+    checks.check_tensors(op, cos=cos, sin=sin)
     for name, table in (("cos", cos), ("sin", sin)):
         if table.dtype not in (x.dtype, torch.float32):
             raise TypeError(f"{op}: {name} must be float32 or {x.dtype} as x, got {table.dtype}")

@@ -10,8 +10,6 @@ from glassformer_kernels import checks
 from glassformer_kernels.softmax import backward as softmax_backward
 from glassformer_kernels.softmax import forward as softmax_forward
 
-_CAUSAL = (None, "top_left", "bottom_right")
-
 
 def softmax(
     x: torch.Tensor,
@@ -127,10 +125,10 @@ def _checked(
 ) -> torch.Tensor | None:
     """Check the arguments, and return the mask with `dim` last."""
     checks.check_floats(op, x=x)
+    checks.check_devices(op, x=x, mask=mask)
     if not -x.ndim <= dim < x.ndim:
         raise ValueError(f"{op}: x {tuple(x.shape)} has no dim {dim}")
-    if causal not in _CAUSAL:
-        raise ValueError(f"{op}: causal must be one of {_CAUSAL}, got {causal!r}")
+    checks.check_causal(op, causal)
     if causal is not None and (x.ndim < 2 or dim not in (-1, x.ndim - 1)):
         raise ValueError(
             f"{op}: causal={causal!r} takes x (..., Tq, Tk) along its last dim, got x "
@@ -138,7 +136,6 @@ def _checked(
         )
     if mask is None:
         return None
-    checks.check_devices(op, x=x, mask=mask)
     checks.check_bool(op, "mask", mask)
     checks.check_broadcasts(op, "mask", mask, tuple(x.shape))
     return mask if dim in (-1, x.ndim - 1) else mask.expand(x.shape).movedim(dim, -1)
@@ -223,3 +220,4 @@ def _vjp(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
 
 
 _softmax.register_autograd(_vjp, setup_context=_setup_context)
+checks.only_once_differentiable("softmax or log_softmax", _softmax_backward)

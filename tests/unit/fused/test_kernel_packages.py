@@ -110,3 +110,22 @@ def test_a_package_that_fails_to_register_fails_every_call(provider):
         "        print(error)\n"
     )
     assert lines == ["imported", "no such accelerator", "no such accelerator"]
+
+
+def test_explain_says_why_triton_does_not_serve_the_cpu():
+    pytest.importorskip("triton")
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    code = (
+        "import glassformer as gf\n"
+        "print(gf.fused.explain('softmax', gf.ones(2, 3, device='torch-cpu')))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    (row,) = [line for line in done.stdout.splitlines() if line.startswith("triton-interpreted")]
+    assert "Triton's interpreter is off; set TRITON_INTERPRET=1" in row, done.stderr
+    assert "\nreference                priority    -  taken" in done.stdout

@@ -58,8 +58,19 @@ def test_explain_tells_why(op):
     assert re.fullmatch(r"elsewhere +priority +99 +it runs on nowhere, .* on cpu", table[0])
     assert re.fullmatch(r"small +priority +10 +5 elements .* 4; half precision .*", table[1])
     assert re.fullmatch(r"any-size +priority +5 +taken", table[2])
-    assert re.fullmatch(r"reference +priority +- +a kernel serves this", table[3])
+    assert re.fullmatch(
+        r"reference +priority +- +the definition, for calls that no kernel can serve", table[3]
+    )
     assert fused.last_kernel(op) is None, "nothing was to be computed"
+
+
+def test_explain_refuses_what_a_call_would_not_take(op):
+    names = "its arguments are x, y, factor"
+    with pytest.raises(TypeError, match=f"scaled_square: .*'is_causal'; {names}"):
+        fused.explain(op, values(3), is_causal=True)
+    with pytest.raises(TypeError, match=f"scaled_square: too many positional arguments; {names}"):
+        fused.explain(op, values(3), values(3), values(3))
+    assert fused.explain(op, values(3))[1].taken, "what is left out is as if it were not there"
 
 
 def test_explain_shows_what_is_passed_over(op):
