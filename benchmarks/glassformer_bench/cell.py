@@ -109,7 +109,7 @@ def _measured(
     row.other_cores = neighbours.cores
     row.kernel = bound.kernel()
     if answers is not None:
-        check_timed(problem, inputs, bound.results(*last), answers, verdict)
+        check_timed(problem, inputs, bound.results(*last), verdict)
         check_after(problem, bound, inputs, verdict)
         row.note_errors(verdict.errors)
     del last

@@ -209,6 +209,9 @@ def heading(record: dict[str, Any]) -> str:
         lines += [record["convention"], tables.LEGEND]
         if record.get("baseline"):
             lines.append(f"speed-up over {record['baseline']}")
+    doubt = tables.doubt(record["rows"])
+    if doubt is not None:
+        lines.append(doubt)
     if record.get("interrupted"):
         lines.append("interrupted: these are the rows that were finished")
     return "\n".join(lines)
@@ -245,7 +248,12 @@ def _compare(args: argparse.Namespace) -> int:
 def _report(args: argparse.Namespace) -> int:
     from glassformer_bench.report import page
 
-    args.output.write_text(page([load_record(path) for path in args.records]))
+    records = [load_record(path) for path in args.records]
+    if args.output.suffix == ".md":
+        parts = [f"{heading(r)}\n\n{tables.brief_markdown(r['rows'])}\n" for r in records]
+        args.output.write_text("\n".join(parts))
+    else:
+        args.output.write_text(page(records))
     return 0
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from glassformer_bench.environment import same_machine
 from glassformer_bench.problem import Problem
-from glassformer_bench.tables import problem_text
+from glassformer_bench.tables import is_disturbed, problem_text
 
 SAME, REGRESSION, USAGE, OTHER_MACHINE = 0, 1, 2, 3
 _RESAMPLES = 2000
@@ -118,8 +118,7 @@ def _change(old: dict[str, Any], new: dict[str, Any], limit: float) -> Change:
     is_slower = ratio > 1 + limit and low > 1
     is_faster = ratio < 1 / (1 + limit) and high < 1
     verdict = "slower" if is_slower else "faster" if is_faster else "same"
-    reasons = [*old["reasons"], *new["reasons"]]
-    if any(reason.startswith("disturbed") for reason in reasons):
+    if is_disturbed(old) or is_disturbed(new):
         verdict += " (disturbed by other processes)"
     return Change(*named, ratio, low, high, verdict, is_slower)
 

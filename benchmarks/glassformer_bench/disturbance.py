@@ -69,9 +69,8 @@ def busy_seconds() -> float | None:
 
 
 def own_seconds() -> float:
-    """Return the seconds that this process computed so far, on all its threads."""
-    times = os.times()
-    return times.user + times.system
+    """Return the seconds that this process computed so far, and its children that have ended."""
+    return sum(os.times()[:4])
 
 
 def load() -> float | None:

@@ -54,7 +54,10 @@ def build_parser() -> argparse.ArgumentParser:
     comparing.add_argument(
         "--across-machines", action="store_true", help="compare although the machines differ"
     )
-    for name, what in (("report", "one HTML page"), ("plot", "a picture, .svg or .png")):
+    for name, what in (
+        ("report", "one HTML page, or with -o FILE.md a brief table,"),
+        ("plot", "a picture, .svg or .png"),
+    ):
         drawing = commands.add_parser(name, help=f"{what} from records")
         drawing.add_argument("records", type=Path, nargs="+")
         drawing.add_argument("-o", "--output", type=Path, required=True)

@@ -7,7 +7,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from glassformer_bench.charts import COLOURS, Chart, length, svg
+from glassformer_bench.charts import (
+    COLOURS,
+    Chart,
+    binary_ticks,
+    decimal_ticks,
+    length,
+    number,
+    svg,
+)
 from glassformer_bench.figures import figures
 
 _GAP = 16
@@ -67,10 +75,14 @@ def _draw_with_matplotlib(charts: Sequence[Chart], path: Path) -> None:
             marker = "" if series.is_limit else _MARKERS[which % len(_MARKERS)]
             axes.plot(xs, ys, linestyle=line, marker=marker, color=colour, label=series.name)
         axes.set(title=chart.title, xlabel=chart.x_label, ylabel=chart.y_label)
-        axes.set_xscale("log", base=2 if chart.is_binary_x else 10)
-        axes.set_yscale("log")
-        if chart.is_binary_x:
-            axes.xaxis.set_major_formatter(lambda value, _: length(value))
+        axes.set(xscale="log", yscale="log")
+        x_ticks, x_text = (binary_ticks, length) if chart.is_binary_x else (decimal_ticks, number)
+        # the ticks of the SVG: Matplotlib's own are powers of ten, in exponents
+        axes.set_xticks(x_ticks(*axes.get_xlim()))
+        axes.set_yticks(decimal_ticks(*axes.get_ylim()))
+        axes.minorticks_off()
+        axes.xaxis.set_major_formatter(lambda value, _, text=x_text: text(value))
+        axes.yaxis.set_major_formatter(lambda value, _: number(value))
         axes.grid(visible=True, alpha=0.3)
         axes.legend()
     picture.savefig(path, dpi=144)

@@ -24,6 +24,7 @@ th, td { padding: 4px 7px; border-bottom: 1px solid var(--line); white-space: no
 th { font-weight: 600; }
 th:first-child, td:first-child, th:nth-child(2), td:nth-child(2) { text-align: left; }
 tr.problem td { font-weight: 600; padding-top: 14px; background: var(--soft); }
+tr.doubtful td:not(:first-child) { opacity: .55; }
 tr.reason td { white-space: normal; padding-left: 2rem; opacity: .85; }
 .ok { color: var(--good); }
 .wrong, .oom, .timeout, .suspicious { color: var(--bad); font-weight: 600; }
@@ -54,15 +55,13 @@ def page(records: Sequence[dict[str, Any]]) -> str:
 def _section(record: dict[str, Any]) -> str:
     tag = f": {record['tag']}" if record.get("tag") else ""
     charts = "\n".join(f"<figure>{svg(c)}</figure>" for c in figures(record))
-    interrupted = (
-        "<p class='wrong'>The run was interrupted: these are the rows that were finished.</p>"
-        if record.get("interrupted")
-        else ""
-    )
+    warnings = [tables.doubt(record["rows"])]
+    if record.get("interrupted"):
+        warnings.append("The run was interrupted: these are the rows that were finished.")
     return "\n".join(
         [
             f"<h2>{escape(_machine(record) + tag)}</h2>",
-            interrupted,
+            *(f"<p class='wrong'>{escape(text)}</p>" for text in warnings if text),
             _facts(record),
             f"<div class='scroll'>{_table(record['rows'])}</div>",
             f"<p>{escape(tables.LEGEND)}. {escape(record['convention'])}</p>",
@@ -128,7 +127,8 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
             parts.append(
                 f"<tr class='problem'><td colspan='{len(columns)}'>{escape(problem)}</td></tr>"
             )
-        parts.append("<tr>")
+        # grey, so that nobody reads a time that others lengthened as a fact
+        parts.append("<tr class='doubtful'>" if tables.is_disturbed(row) else "<tr>")
         for name, cell in zip(columns, cells, strict=True):
             if name == "status":
                 parts.append(f"<td class='{escape(cell)}'>{escape(cell)}</td>")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 SETTLED = 0.005  # relative standard error of the mean at which sampling may stop early
+EARLIEST = 0.2  # ... of its time: dozens of short calls fit between two slices of the scheduler
 MIN_SAMPLES, ENOUGH_SAMPLES = 5, 30
 EXTENSION = 3.0  # a row noisier than wanted may take this many times its time
 PATIENCE = 10.0  # ... and one with too few samples this many
@@ -35,14 +36,16 @@ def is_enough(
 ) -> bool:
     """Tell whether to stop sampling.
 
-    Stop when the mean is settled, or the time is up and the noise no larger than wanted; at three
-    times the time in any case, but for calls so slow that there are fewer than five samples.
+    Stop when the mean is settled, though not in the first fifth of the time; or when the time is up
+    and the noise no larger than wanted; at three times the time in any case, but for calls so slow
+    that there are fewer than five samples.
     """
     if len(samples) < MIN_SAMPLES:
         return elapsed_ms > PATIENCE * rep_ms and len(samples) > 0
     if len(samples) >= ENOUGH_SAMPLES and len(samples) % 10 == 0:
         relative = np.std(samples, ddof=1) / np.sqrt(len(samples)) / np.mean(samples)
         settled = relative < SETTLED
+        settled = settled and elapsed_ms >= EARLIEST * rep_ms
         if settled and (max_noise is None or summarise(samples).noise <= max_noise):
             return True
     if elapsed_ms < rep_ms:

@@ -108,6 +108,50 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join([*lines, *([""] + notes if notes else [])])
 
 
+def brief_markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """Return a Markdown table with a line for each problem and a column for each provider.
+
+    A cell holds the median in milliseconds with the speed-up, or the status that has no time.
+    """
+    providers = list(dict.fromkeys(row["provider"] for row in rows))
+    found: dict[str, dict[str, str]] = {}
+    for row in rows:
+        found.setdefault(problem_text(row), {})[row["provider"]] = _brief(row)
+    lines = ["| " + " | ".join(["problem", *(f"{name}, ms" for name in providers)]) + " |"]
+    lines.append("|---|" + "---:|" * len(providers))
+    for problem, by_provider in found.items():
+        texts = [by_provider.get(name, "") for name in providers]
+        lines.append("| " + " | ".join([problem, *texts]) + " |")
+    if any(map(is_disturbed, rows)):
+        lines += ["", "\\* other processes had the cores meanwhile"]
+    return "\n".join(lines)
+
+
+def _brief(row: dict[str, Any]) -> str:
+    if row["p50"] is None:
+        return str(row["status"])
+    speedup = "" if row["speedup"] is None else f" ({row['speedup']:.2f}x)"
+    mark = " \\*" if is_disturbed(row) else ""
+    status = "" if row["status"] == "ok" else f" {row['status']}"
+    return _number(row["p50"], "4g") + speedup + status + mark
+
+
+def is_disturbed(row: dict[str, Any]) -> bool:
+    """Tell whether other processes had the cores while a row was timed."""
+    return any(reason.startswith("disturbed") for reason in row["reasons"])
+
+
+def doubt(rows: Sequence[dict[str, Any]]) -> str | None:
+    """Return a warning that counts the disturbed rows; None if there are none."""
+    count = sum(map(is_disturbed, rows))
+    if not count:
+        return None
+    return (
+        f"{count} of {len(rows)} rows were timed while other processes had the cores: "
+        "their times, and speed-ups over them, say little"
+    )
+
+
 def csv_text(rows: Sequence[dict[str, Any]]) -> str:
     """Return the rows as CSV, numbers in full, times in milliseconds, memory in bytes."""
     fields = (

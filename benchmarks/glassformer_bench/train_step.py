@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
+import shlex
 import statistics
 import sys
 import time
@@ -27,13 +26,14 @@ import numpy as np
 import torch
 
 import glassformer as gf
-from glassformer.models.gpt import GPT, GPTConfig
+from glassformer.models.gpt import GPTConfig
 from glassformer.optim import AdamW
+from glassformer_bench.environment import environment
+from glassformer_bench.runner import set_threads
+from glassformer_bench.torch_gpt import twins
 
 _LEARNING_RATE = 3e-4
 _VOCABULARY = 104
-# Environment variables that choose kernels or threads: a record without them can't be repeated.
-_TUNING = ("OPENBLAS_", "OMP_", "GOMP_", "MKL_", "KMP_", "NPY_", "ATEN_", "ONEDNN_")
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,16 @@ class Config:
     batch: int
     rounds: int  # turns of each contender
     turn: int  # steps counted in a turn
+
+    def model(self) -> GPTConfig:
+        """Return the model's shape."""
+        return GPTConfig(
+            vocab_size=_VOCABULARY,
+            n_positions=self.length,
+            n_embd=self.channels,
+            n_layer=self.layers,
+            n_head=self.heads,
+        )
 
     def flops(self) -> float:
         """Matrix-product FLOPs of a training step: 2 forward, 4 backward per weight and token.
@@ -65,75 +75,12 @@ CONFIGS = {
 }
 
 
-class TorchGPT(torch.nn.Module):
-    """The same model in plain PyTorch, as one would write it."""
-
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        c = config.channels
-        self.heads = config.heads
-        self.tokens = torch.nn.Embedding(_VOCABULARY, c)
-        self.positions = torch.nn.Embedding(config.length, c)
-        self.blocks = torch.nn.ModuleList(
-            torch.nn.ModuleDict(
-                {
-                    "norm1": torch.nn.LayerNorm(c),
-                    "qkv": torch.nn.Linear(c, 3 * c),
-                    "out": torch.nn.Linear(c, c),
-                    "norm2": torch.nn.LayerNorm(c),
-                    "up": torch.nn.Linear(c, 4 * c),
-                    "down": torch.nn.Linear(4 * c, c),
-                }
-            )
-            for _ in range(config.layers)
-        )
-        self.norm = torch.nn.LayerNorm(c)
-
-    def forward(self, ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Return the mean cross-entropy of the next token."""
-        b, t = ids.shape
-        x = self.tokens(ids) + self.positions.weight[:t]
-        for block in self.blocks:
-            q, k, v = block["qkv"](block["norm1"](x)).chunk(3, dim=-1)
-            q, k, v = (y.view(b, t, self.heads, -1).transpose(1, 2) for y in (q, k, v))
-            y = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-            x = x + block["out"](y.transpose(1, 2).reshape(b, t, -1))
-            hidden = torch.nn.functional.gelu(block["up"](block["norm2"](x)), approximate="tanh")
-            x = x + block["down"](hidden)
-        logits = self.norm(x) @ self.tokens.weight.T
-        return torch.nn.functional.cross_entropy(logits.view(-1, _VOCABULARY), targets.view(-1))
-
-
-def paired_parameters(ours: GPT, theirs: TorchGPT) -> list[tuple[gf.Tensor, torch.Tensor]]:
-    """Return the parameters of the two models, matched in order of definition."""
-    mine, other = list(ours.parameters()), list(theirs.parameters())
-    pairs = list(zip(mine, other, strict=True))
-    for a, b in pairs:
-        if a.shape != tuple(b.shape):
-            raise RuntimeError(f"the models differ: {a.shape} is paired with {tuple(b.shape)}")
-    return pairs
-
-
 class Contest:
     """One configuration: both models, their optimizers, and the batch they train on."""
 
     def __init__(self, config: Config) -> None:
-        gf.manual_seed(0)
         self.config = config
-        self.ours = GPT(
-            GPTConfig(
-                vocab_size=_VOCABULARY,
-                n_positions=config.length,
-                n_embd=config.channels,
-                n_layer=config.layers,
-                n_head=config.heads,
-            )
-        )
-        self.theirs = TorchGPT(config)
-        self.pairs = paired_parameters(self.ours, self.theirs)
-        with torch.no_grad():
-            for mine, other in self.pairs:
-                other.copy_(torch.from_numpy(mine.detach().numpy().copy()))
+        self.ours, self.theirs, self.pairs = twins(config.model())
         self.our_optimizer = AdamW(list(self.ours.parameters()), lr=_LEARNING_RATE)
         self.their_optimizer = torch.optim.AdamW(self.theirs.parameters(), lr=_LEARNING_RATE)
         random = np.random.default_rng(0)
@@ -155,7 +102,7 @@ class Contest:
 
     def their_step(self, i: int) -> float:
         """Train on batch i with PyTorch; return the loss."""
-        loss = self.theirs(*map(torch.from_numpy, self._batch(i)))
+        loss = self.theirs.loss(*map(torch.from_numpy, self._batch(i)))
         self.their_optimizer.zero_grad()
         loss.backward()
         self.their_optimizer.step()
@@ -232,30 +179,6 @@ def _quantiles(values: list[float]) -> dict[str, float]:
     return {"p10": float(p10), "p50": float(p50), "p90": float(p90)}
 
 
-def environment(threads: int) -> dict[str, Any]:
-    """Describe the machine and the versions."""
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        lines = cpuinfo.read_text().splitlines()
-        model = next((x.partition(": ")[2] for x in lines if x.startswith("model name")), model)
-    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
-    return {
-        "cpu": model,
-        "cores": os.cpu_count(),
-        "threads": threads,
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "blas": f"{blas['name']} {blas['version']}",
-        "torch": torch.__version__,
-        "glassformer": gf.__version__,
-        "variables": " ".join(
-            f"{k}={v}" for k, v in sorted(os.environ.items()) if k.startswith(_TUNING)
-        ),
-        "command": "python -m glassformer_bench.train_step " + " ".join(sys.argv[1:]),
-    }
-
-
 def main() -> int:
     """Print the table; `--json FILE` keeps the record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -264,11 +187,15 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=gf.get_num_threads())
     parser.add_argument("--json", type=Path, help="write the record here")
     args = parser.parse_args()
-    gf.set_num_threads(args.threads)
-    torch.set_num_threads(args.threads)
-    record = {"environment": environment(args.threads), "rows": []}
+    set_threads(args.threads)
+    record: dict[str, Any] = {
+        "environment": environment("cpu", args.threads),
+        "command": shlex.join(["python", "-m", "glassformer_bench.train_step", *sys.argv[1:]]),
+        "rows": [],
+    }
     for key, value in record["environment"].items():
-        print(f"{key:12} {value}")
+        if value:
+            print(f"{key:12} {value}")
     print(f"\n{'step':8} {'ours ms':>9} {'torch ms':>9} {'ours/torch':>11} "
           f"{'p10-p90':>11} {'floor ms':>9} {'grad error':>11}")  # fmt: skip
     for name in args.config or CONFIGS:

@@ -12,11 +12,10 @@ from typing import Any
 
 import torch
 
-from glassformer_bench.checking import Error, Oracle, compare, error_faults, form_faults
+from glassformer_bench.checking import Error, Oracle, error_faults, form_faults
 from glassformer_bench.inputs import Inputs
 from glassformer_bench.problem import Problem
 from glassformer_bench.providers.base import Bound, Provider
-from glassformer_bench.truth import truth
 
 _POISON_COPIES = 3
 
@@ -85,26 +84,10 @@ def verify(problem: Problem, provider: Provider, first: Oracle, second: Oracle) 
 
 
 def check_timed(
-    problem: Problem,
-    inputs: Inputs,
-    results: dict[str, Any],
-    oracles: tuple[Oracle, Oracle],
-    verdict: Verdict,
+    problem: Problem, inputs: Inputs, results: dict[str, Any], verdict: Verdict
 ) -> None:
-    """Check the result of the last timed call, of the inputs as they are now.
-
-    These inputs have no yardstick of their own: the larger allowance of the two others holds.
-    """
-    right = truth(problem, inputs)
-    first, second = oracles
-    allowed = {
-        name: (max(a, second.allowed[name][0]), max(b, second.allowed[name][1]))
-        for name, (a, b) in first.allowed.items()
-    }
-    if _forms(verdict, "timed call", results, right, first.dtype):
-        errors = compare(results, right, allowed)
-        verdict.add("timed call", error_faults(errors))
-        verdict.merge(errors)
+    """Check the result of the last timed call, of the inputs as they are now."""
+    _check(verdict, "timed call", results, Oracle(problem, inputs))
 
 
 def check_after(problem: Problem, bound: Bound, inputs: Inputs, verdict: Verdict) -> None:

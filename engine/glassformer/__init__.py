@@ -141,7 +141,8 @@ from glassformer.rematerialisation import checkpoint
 from glassformer.tensor import Parameter, Tensor, from_dlpack, from_numpy, tensor
 
 if TYPE_CHECKING:
-    from glassformer import data, fused, generation, models, nn, optim, training
+    from glassformer import data, fused, generation, models, nn, optim, pipelines, training
+    from glassformer.pipelines import pipeline
 
 __version__ = "0.1.0"
 
@@ -247,6 +248,8 @@ __all__ = [
     "outer",
     "pad",
     "permute",
+    "pipeline",
+    "pipelines",
     "pow",
     "promote_types",
     "rand",
@@ -292,11 +295,13 @@ __all__ = [
     "zeros_like",
 ]
 
-_ON_FIRST_USE = ("data", "fused", "generation", "models", "nn", "optim", "training")
+_ON_FIRST_USE = ("data", "fused", "generation", "models", "nn", "optim", "pipelines", "training")
 
 
 def __getattr__(name: str) -> Any:
     """Import the parts that not everybody needs when they are first named."""
     if name in _ON_FIRST_USE:
         return import_module(f"glassformer.{name}")
+    if name == "pipeline":
+        return import_module("glassformer.pipelines").pipeline
     raise AttributeError(f"module 'glassformer' has no attribute {name!r}")

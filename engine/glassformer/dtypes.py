@@ -70,7 +70,13 @@ _LATTICE = (bool_, int32, int64, float16, bfloat16, float32, float64)
 _RANK = {dtype: rank for rank, dtype in enumerate(_LATTICE)}
 _CATEGORY_RANK = {"bool": 0, "int": 1, "float": 2}
 _BY_NAME = {dtype.name: dtype for dtype in _LATTICE}
-FROM_NUMPY = {dtype.numpy: dtype for dtype in _LATTICE if dtype is not bfloat16}
+
+# NumPy can hold bfloat16, as these two bytes, and convert it (`numpy_backend.astype`), no more.
+BFLOAT16_STORAGE = np.dtype([("bfloat16", "<u2")])
+FROM_NUMPY = {
+    BFLOAT16_STORAGE: bfloat16,
+    **{dtype.numpy: dtype for dtype in _LATTICE if dtype is not bfloat16},
+}
 
 
 def as_dtype(spec: Any) -> DType:

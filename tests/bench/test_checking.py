@@ -8,7 +8,9 @@ from glassformer_bench import truth as truth_module
 from glassformer_bench.checking import Oracle, error_faults, form_faults
 from glassformer_bench.inputs import Source
 from glassformer_bench.problem import Problem, normalised
+from glassformer_bench.providers import known
 from glassformer_bench.truth import eager, truth
+from glassformer_bench.verification import compute
 
 SMALL = {"batch": 2, "heads": 4, "kv_heads": 4, "seqlen": 24, "seqlen_k": 24, "head_dim": 8}
 
@@ -89,6 +91,29 @@ def test_refresh_changes_the_answer_in_place():
     different = (inputs.operands["query"] != before.operands["query"]).any(-1)
     assert different.nonzero()[:, 2].unique().tolist() == [3]
     assert not torch.equal(truth(p, inputs)["out"][:, :, 7], truth(p, before)["out"][:, :, 7])
+
+
+@pytest.mark.parametrize("name", ["sdpa", "engine-fused", "engine-reference"])
+def test_outliers_condemn_nobody_who_is_right(name):
+    # Scores of hundreds: what is left of them after rounding differs from one order of sums to
+    # another by more than a few roundings of the result.
+    for seed in range(20):
+        p = problem(data="outlier", seed=seed)
+        oracle = Oracle(p, Source(p, 0).inputs())
+        results = compute(p, known()[name].bind(p, oracle.inputs()))
+        assert error_faults(oracle.errors(results)) == [], seed
+
+
+@pytest.mark.parametrize("data", ["randn", "outlier"])
+def test_operands_rounded_to_half_precision_are_noticed(data):
+    for seed in range(20):
+        p = problem(data=data, seed=seed)
+        oracle = Oracle(p, Source(p, 0).inputs())
+        rounded = oracle.inputs()
+        for x in rounded.operands.values():
+            x.copy_(x.to(torch.float16))
+        results = compute(p, known()["sdpa"].bind(p, rounded))
+        assert error_faults(oracle.errors(results)), seed
 
 
 def test_faults_are_named():

@@ -213,11 +213,35 @@ def test_the_module_is_the_command():
         assert command in done.stdout
 
 
+def test_every_option_at_once(tmp_path):
+    path = tmp_path / "a.json"
+    options = (
+        "--op attention --provider engine-fused,sdpa --batch 2 --heads 4 --kv-heads 2 --seqlen 24 "
+        "--seqlen-k 32 --head-dim 8,16 --causal both --window 9,-1 --dtype fp32 --mode fwd,bwd "
+        "--device cpu --threads 1 --timer wall --l2 both --data outlier --seed 7 --check warn "
+        "--warmup-ms 1 --rep-ms 5 --max-noise 900% --baseline engine-fused --tag all -q"
+    )
+    saved = ["--json", str(path), "--csv", str(tmp_path / "a.csv"), "--md", str(tmp_path / "a.md")]
+    assert main(["run", *options.split(), *saved, "--plot", str(tmp_path / "a.svg")]) == 0
+    rows = load(path)["rows"]
+    assert len(rows) == 2 * 2 * 2 * 2 * 2  # head dims, causal or not, modes, caches, providers
+    for row in rows:
+        assert row["status"] == "ok", row["reasons"]
+        p = row["problem"]
+        sizes = [p[name] for name in ("batch", "heads", "kv_heads", "seqlen", "seqlen_k")]
+        assert sizes == [2, 4, 2, 24, 32]
+        assert (p["window"], p["data"], p["seed"]) == ("9,-1", "outlier", 7)
+        assert (row["speedup"] == 1) == (row["provider"] == "engine-fused")
+    assert {row["l2"] for row in rows} == {"cold", "hot"}
+    assert all((tmp_path / name).stat().st_size for name in ("a.csv", "a.md", "a.svg"))
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-def test_ctrl_c_keeps_the_finished_rows(tmp_path):
+@pytest.mark.parametrize("how", [(), ("--isolate",)], ids=["together", "isolated"])
+def test_ctrl_c_keeps_the_finished_rows(how, tmp_path):
     path, kernel = tmp_path / "a.json", f"hangs={cheats.__file__}:hangs"
     command = [sys.executable, "-m", "glassformer_bench", "run", *SMALL, "--seqlen", "32"]
-    command += ["--provider", "eager", "--kernel", kernel, "--json", str(path)]
+    command += ["--provider", "eager", "--kernel", kernel, "--json", str(path), *how]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     for line in child.stderr:
         if line.startswith("[2 of 2"):

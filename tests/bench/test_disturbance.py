@@ -1,5 +1,8 @@
 """Whether other processes are noticed."""
 
+import subprocess
+import sys
+
 import pytest
 
 from glassformer_bench import disturbance
@@ -46,3 +49,9 @@ def test_the_system_tells():
     sum(range(3_000_000))
     assert disturbance.busy_seconds() >= before
     assert disturbance.own_seconds() > own
+
+
+def test_a_child_is_no_neighbour():
+    before = disturbance.own_seconds()
+    subprocess.run([sys.executable, "-c", "sum(range(10_000_000))"], check=True)
+    assert disturbance.own_seconds() - before > 0.05

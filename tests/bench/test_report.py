@@ -78,6 +78,26 @@ def test_the_page_shows_the_numbers_of_the_record(record):
             assert reason in found.cells
 
 
+def test_disturbed_rows_are_counted_and_marked(record, tmp_path):
+    assert "other processes" not in page([record])
+    record["rows"][0]["reasons"] = ["disturbed: other processes used 1.0 cores"]
+    text = page([record])
+    assert "1 of 7 rows were timed while other processes had the cores" in text
+    assert text.count("class='doubtful'") == 1
+
+
+def test_a_brief_table_of_a_record(record, tmp_path):
+    record["rows"][1]["reasons"] = ["disturbed: other processes used 1.0 cores"]
+    save(record, tmp_path / "a.json")
+    assert main(["report", str(tmp_path / "a.json"), "-o", str(tmp_path / "a.md")]) == 0
+    lines = [x for x in (tmp_path / "a.md").read_text().splitlines() if x.startswith("|")]
+    assert lines[0] == "| problem | ours, ms | sdpa, ms | mine<script>, ms |"
+    assert {line.count("|") for line in lines} == {5}
+    first = record["rows"][0]
+    assert lines[2].endswith(f"| {first['p50']:.4g} (1.37x) | {first['p50']:.4g} (1.37x) \\* |  |")
+    assert lines[4].endswith("| wrong |")
+
+
 def test_the_page_fetches_nothing(record):
     text = page([record])
     found = Page(text)

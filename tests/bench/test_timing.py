@@ -23,7 +23,8 @@ def test_summary():
 def test_sampling_stops_when_the_mean_is_settled_or_the_time_is_up():
     steady = [1.0, 1.001] * 15
     wild = [1.0, 3.0] * 15
-    assert is_enough(steady, 10, 500, None)
+    assert is_enough(steady, 101, 500, None)
+    assert not is_enough(steady, 99, 500, None)  # too short to know what others do to it
     assert not is_enough(wild, 10, 500, None)
     assert is_enough(wild, 501, 500, None)
     assert not is_enough(wild, 501, 500, 0.1)  # noisier than wanted: up to three times as long
@@ -52,7 +53,7 @@ def test_the_wall_clock_measures_run_alone():
     assert order[:3] == ["refresh 0", "setup", "run"]
     assert order[3] == "refresh 1"
     assert last == order.count("run") > len(samples) >= 5
-    assert 2 <= np.median(samples) < 4
+    assert 2 <= min(samples) < 4  # a busy machine adds to some, and setup would to all
 
 
 def test_a_cold_cache_is_flushed_before_each_call(monkeypatch):

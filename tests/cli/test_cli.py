@@ -128,6 +128,25 @@ def test_resumed_run_has_the_weights_of_one_that_never_stopped(run, corpus, trai
     }
 
 
+def test_resuming_a_finished_run_says_so_and_changes_no_weight(run, trained, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    result = run("train", "--output", folder, "--resume")
+    assert result.status == 0
+    words = "has done its 12 steps: nothing is left to train; ask for more with --steps\n"
+    assert result.err == f"glassformer train: {folder} {words}"
+    weights = [path / "model.safetensors" for path in (trained, folder)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_help_names_every_default(run):
+    shown = " ".join(run("train", "--help").out.split())
+    for option in ("steps", "batch-size", "block-size", "learning-rate", "dropout"):
+        assert re.search(rf"--{option} [NX] [^()-]* \(default: by --config\)", shown), option
+    settings = shown.partition("options:")[2].count("default")
+    assert settings >= 12, "all but --help, --resume and --overwrite"
+
+
 def test_resuming_can_go_further(run, trained, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(trained, folder)
@@ -468,7 +487,7 @@ def test_wrong_arguments(run, argv):
 
 
 def test_full_disk_while_training(run, corpus, tmp_path, monkeypatch):
-    from glassformer.training import durable
+    from glassformer import durable
     from tests.unit.training.faulty_os import FaultyOs
 
     counter = FaultyOs()
@@ -556,6 +575,19 @@ def test_a_run_of_before_there_were_devices_can_be_resumed_and_moved(
     more = ["--steps", "16", "--device", "torch-cpu"]
     assert run("train", "--output", folder, "--resume", *more).status == 0
     assert read_json(folder / "run.json")["settings"]["device"] == "torch-cpu"
+
+
+def test_a_run_begun_in_bfloat16_goes_on_in_float32_where_that_is_missing(
+    run, references, corpus, tmp_path
+):
+    folder = tmp_path / "run"
+    assert run("train", "--data", corpus, "--output", folder, *ON_TORCH, "--bf16").status == 0
+    resume = ["train", "--output", folder, "--resume", "--steps", "14", "--device", "cpu"]
+    assert_refused(run(*resume), "needs a device that has bfloat16", "--no-bf16")
+    result = run(*resume, "--no-bf16")
+    assert (result.status, result.err) == (0, "")
+    settings = read_json(folder / "run.json")["settings"]
+    assert (settings["device"], settings["bf16"], settings["steps"]) == ("cpu", False, 14)
 
 
 def test_devices_that_cannot_be_used(run, corpus, trained, tmp_path):

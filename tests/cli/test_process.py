@@ -28,7 +28,9 @@ def run(*argv, **options):
     )
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["generate"], ["info"]])
+@pytest.mark.parametrize(
+    "command", [[], ["train"], ["finetune"], ["pretrain"], ["generate"], ["info"]]
+)
 def test_help_answers_at_once(command):
     """At most 150 ms of processor time: it waits for nothing, and other work does not count."""
     resource = pytest.importorskip("resource")

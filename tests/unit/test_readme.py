@@ -79,6 +79,13 @@ def test_what_attention_can_do_is_shown_by_tests_that_exist():
         assert "::" in cell or cell == "all of them", cell
 
 
+def test_each_family_is_shown_by_a_test_that_exists():
+    shown = re.findall(r"^\| .* \| `(\w+/test_\w+\.py)::(test_\w+)` \|$", README, re.MULTILINE)
+    assert len(shown) >= 11
+    for file, name in shown:
+        assert f"def {name}(" in (ROOT / "tests" / file).read_text(), (file, name)
+
+
 def test_the_map_names_folders_that_exist():
     for name in re.findall(r"^\| `(?:[├└] )?([\w/]+)/`", README, re.MULTILINE):
         assert (ROOT / name).is_dir() or (ROOT / "engine" / "glassformer" / name).is_dir(), name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 
@@ -48,30 +49,19 @@ class TritonKernels(TorchProvider):
 
     def prepare(self, problem: Problem, device: torch.device) -> Call:
         """Return the public operation."""
-        if problem.op == "decode":
-            from glassformer_kernels.ops.attention import attention
+        import glassformer_kernels as gk
 
+        masks: dict[str, Any] = {"window": problem.window, "scale": problem.scale}
+        if problem.op == "decode":
             lengths = torch.full(
                 (problem.batch,), problem.seqlen_k, dtype=torch.int32, device=device
             )
-            return lambda q, k, v: attention(
-                q, k, v, key_lengths=lengths, window=problem.window, scale=problem.scale
-            )
+            return lambda q, k, v: gk.attention(q, k, v, key_lengths=lengths, **masks)
         if problem.op == "attention":
-            from glassformer_kernels.ops.attention import attention
-
-            return lambda q, k, v: attention(
-                q, k, v, causal=problem.causal, window=problem.window, scale=problem.scale
-            )
+            return lambda q, k, v: gk.attention(q, k, v, causal=problem.causal, **masks)
         if problem.op == "softmax":
-            from glassformer_kernels.ops.softmax import softmax
-
-            return lambda x: softmax(x, -1)
+            return lambda x: gk.softmax(x, -1)
         if problem.op == "layer_norm":
-            from glassformer_kernels.ops.norm import layer_norm
-
-            return lambda x, w, b: layer_norm(x, x.shape[-1], w, b)
-        from glassformer_kernels.ops.cross_entropy import cross_entropy
-
+            return lambda x, w, b: gk.layer_norm(x, x.shape[-1], w, b)
         # The targets are known to be in range: looking at them would wait for the GPU.
-        return lambda x, t: cross_entropy(x, t, reduction="none", check_targets=False)
+        return lambda x, t: gk.cross_entropy(x, t, reduction="none", check_targets=False)

@@ -1,4 +1,4 @@
-"""The command line: `glassformer train`, `generate`, `info`. One file a command."""
+"""The command line: `glassformer train`, `generate`, `embed`, … One file a command."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     ):  # text that the terminal cannot show is no reason to stop
         sys.stdout.reconfigure(errors="replace")
     try:
-        status: int = import_module(f"glassformer.cli.{args.command}").run(args)
+        status: int = import_module(f"glassformer.cli.{args.command.replace('-', '_')}").run(args)
         sys.stdout.flush()
         return status
     except KeyboardInterrupt:

@@ -10,29 +10,41 @@ from typing import Any
 
 import numpy as np
 
+from glassformer.cli import generate_texts
 from glassformer.cli.errors import CommandError
 from glassformer.cli.run_folder import TrainedModel, load_model, usable_device
 from glassformer.data import Vocabulary
 from glassformer.generation import stream_generate
 
+_MODEL_ONLY = ("do_sample", "num_beams", "input", "text_column", "output")
+
 
 def run(args: Namespace) -> int:
     """Print the prompt and its continuation."""
+    if args.model is not None:
+        return generate_texts.run(args)
+    if args.run is None:
+        raise CommandError("give the folder of a run, or --model FOLDER (see --help)")
+    for name in _MODEL_ONLY:
+        if getattr(args, name) is not None:
+            raise CommandError(f"--{name.replace('_', '-')} goes with --model, not with a run")
     device = usable_device(args.device)
     trained = load_model(Path(args.run))
     trained.model.to(device)
-    sampling = args.temperature > 0
+    temperature = 0.8 if args.temperature is None else args.temperature
+    sampling = temperature > 0
     settings: dict[str, Any] = {
         "do_sample": sampling,
-        "temperature": args.temperature,
+        "temperature": temperature,
         "top_k": args.top_k if sampling else None,
         "top_p": args.top_p if sampling else None,
         "min_p": args.min_p if sampling else None,
-        "repetition_penalty": args.repetition_penalty,
+        "repetition_penalty": args.repetition_penalty or 1.0,
         "seed": args.seed,
     }
     prompt = default_prompt(trained.vocabulary) if args.prompt is None else args.prompt
-    pieces = continuation(trained, prompt, args.max_new_tokens, **settings)
+    max_new_tokens = 300 if args.max_new_tokens is None else args.max_new_tokens
+    pieces = continuation(trained, prompt, max_new_tokens, **settings)
     sys.stdout.write(prompt)
     if args.stream:
         for piece in pieces:

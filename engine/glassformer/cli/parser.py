@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from typing import NoReturn
 
 from glassformer import __version__
+from glassformer.cli import finetune_arguments, model_arguments, pretrain_arguments
+from glassformer.cli.argument_types import (
+    natural_float,
+    natural_int,
+    positive_float,
+    positive_int,
+    probability,
+)
 from glassformer.cli.presets import DESCRIPTIONS, PRESETS
 
 
@@ -26,6 +33,15 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_train(commands.add_parser("train", help="train a language model on text"))
+    finetune_arguments.add_to(commands.add_parser("finetune", help=finetune_arguments.HELP))
+    pretrain_arguments.add_to(commands.add_parser("pretrain", help=pretrain_arguments.HELP))
+    model_arguments.add_embed(commands.add_parser("embed", help=model_arguments.EMBED_HELP))
+    model_arguments.add_classify(
+        commands.add_parser("classify", help=model_arguments.CLASSIFY_HELP)
+    )
+    model_arguments.add_fill_mask(
+        commands.add_parser("fill-mask", help=model_arguments.FILL_MASK_HELP)
+    )
     _add_generate(commands.add_parser("generate", help="let a trained model write"))
     _add_info(commands.add_parser("info", help="show a run, or the models there are"))
     return parser
@@ -35,6 +51,10 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Train a language model. The last tenth of the text is held out for validation."
     )
+    parser.epilog = (
+        "With --resume the defaults are the run's own settings; --steps, --save-steps, --device "
+        "and --bf16 may change."
+    )
     sizes = "; ".join(f"{name}: {text}" for name, text in DESCRIPTIONS.items())
     add = parser.add_argument
     add(
@@ -43,7 +63,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         help="text to learn from (default: the documentation that comes with Python)",
     )
     add("--config", choices=list(PRESETS), help=f"size of the model (default: small). {sizes}")
-    add("--steps", type=positive_int, metavar="N", help="optimizer steps")
+    add("--steps", type=positive_int, metavar="N", help="optimizer steps (default: by --config)")
     add("--output", metavar="DIR", help="the run's folder (default: runs/CONFIG)")
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument("--resume", action="store_true", help="continue the run in --output")
@@ -51,43 +71,77 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         "--overwrite", action="store_true", help="replace the run that is in --output"
     )
     add("--seed", type=natural_int, metavar="N", help="of all random numbers (default: 1337)")
-    add("--batch-size", type=positive_int, metavar="N", help="windows in a batch")
-    add("--block-size", type=positive_int, metavar="N", help="tokens in a window")
-    add("--learning-rate", type=positive_float, metavar="X", help="peak learning rate")
-    add("--dropout", type=probability, metavar="X", help="probability of dropping")
-    add("--save-steps", type=positive_int, metavar="N", help="evaluate and save every N steps")
+    for name, kind, metavar, meaning in (
+        ("--batch-size", positive_int, "N", "windows in a batch"),
+        ("--block-size", positive_int, "N", "tokens in a window"),
+        ("--learning-rate", positive_float, "X", "peak learning rate"),
+        ("--dropout", probability, "X", "probability of dropping"),
+    ):
+        add(name, type=kind, metavar=metavar, help=f"{meaning} (default: by --config)")
+    add(
+        "--save-steps",
+        type=positive_int,
+        metavar="N",
+        help="evaluate and save every N steps (default: a quarter of --steps, at most 250)",
+    )
     add("--vocabulary", choices=["char", "byte"], help="what a token is (default: char)")
     add("--device", metavar="NAME", help="cpu (default), cuda, cuda:1 … or torch-cpu")
     add(
         "--bf16",
-        action="store_true",
-        default=None,
-        help="compute in bfloat16, with float32 weights; needs --device cuda or torch-cpu",
+        action=argparse.BooleanOptionalAction,
+        help="compute in bfloat16, with float32 weights; needs --device cuda or torch-cpu "
+        "(default: --no-bf16, float32)",
     )
 
 
 def _add_generate(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Continue a text with a trained model."
+    parser.description = (
+        "Continue a text with a trained model: a run's, or with --model one of the hub's. The "
+        "latter continues, or translates, as many texts as there are, with a line "
+        '{"text": …, "generated_text": …} for each.'
+    )
     add = parser.add_argument
-    add("run", metavar="RUN", help="the run's folder, or one of its checkpoints")
-    add("--prompt", metavar="TEXT", help="the text to continue (default: a new line)")
-    add("--max-new-tokens", type=natural_int, default=300, metavar="N", help="default: 300")
+    add("run", metavar="RUN", nargs="?", help="the run's folder, or one of its checkpoints")
+    add(
+        "--model",
+        metavar="FOLDER",
+        help="instead of a run: a folder as the Hugging Face hub serves it",
+    )
+    add(
+        "--prompt",
+        metavar="TEXT",
+        help="the text to continue (default: a new line; with --model the lines of stdin)",
+    )
+    add(
+        "--max-new-tokens",
+        type=natural_int,
+        metavar="N",
+        help="default: 300; with --model as its folder says, else 256",
+    )
     add(
         "--temperature",
         type=natural_float,
-        default=0.8,
         metavar="X",
-        help="below 1 is safer, above is bolder, 0 always takes the likeliest (default: 0.8)",
+        help="below 1 is safer, above is bolder, 0 always takes the likeliest (default: 0.8; with "
+        "--model as its folder says, else 0)",
     )
     add("--top-k", type=positive_int, metavar="K", help="draw from the K likeliest tokens only")
     add("--top-p", type=probability, metavar="P", help="... from the likeliest that sum to P")
     add(
         "--min-p", type=probability, metavar="P", help="... from those P times as likely as the top"
     )
-    add("--repetition-penalty", type=positive_float, default=1.0, metavar="X", help="default: 1")
+    add("--repetition-penalty", type=positive_float, metavar="X", help="default: 1")
     add("--seed", type=natural_int, metavar="N", help="for the same text again")
     add("--device", metavar="NAME", help="cpu (default), cuda, cuda:1 … or torch-cpu")
     add("--stream", action="store_true", help="print each token as it comes")
+    add(
+        "--do-sample",
+        action=argparse.BooleanOptionalAction,
+        help="with --model, draw tokens instead of taking the likeliest (default: if "
+        "--temperature, --top-k, --top-p or --min-p is given, or the folder says so)",
+    )
+    add("--num-beams", type=positive_int, metavar="N", help="with --model, beam search")
+    model_arguments.add_texts(parser)
 
 
 def _add_info(parser: argparse.ArgumentParser) -> None:
@@ -98,24 +152,3 @@ def _add_info(parser: argparse.ArgumentParser) -> None:
         metavar="RUN",
         help="the run's folder (default: list the models there are)",
     )
-
-
-def _number(kind: type, accepts: Callable[[float], bool], wanted: str) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        try:
-            value: float = kind(text)
-        except ValueError:
-            value = float("nan")
-        if not accepts(value):
-            raise argparse.ArgumentTypeError(f"expected {wanted}, got {text!r}")
-        return value
-
-    return parse
-
-
-_LARGEST = 2**63 - 1
-positive_int = _number(int, lambda n: 1 <= n <= _LARGEST, "a whole number from 1")
-natural_int = _number(int, lambda n: 0 <= n <= _LARGEST, "a whole number from 0")
-positive_float = _number(float, lambda x: 0 < x < float("inf"), "a number above 0")
-natural_float = _number(float, lambda x: 0 <= x < float("inf"), "a number from 0")
-probability = _number(float, lambda x: 0 <= x <= 1, "a number in [0, 1]")

@@ -6,6 +6,9 @@ run.json            the settings, the text's fingerprint, the result
 checkpoint-N/       where training can resume
 model.safetensors   the trained weights, once training has ended
 log.jsonl, loss.svg the log and the loss curve
+
+`finetune` and `pretrain` leave a model's folder as the hub has it: the tokenizer's files in place
+of vocabulary.json, and beside them metrics.json and, with LoRA, adapter/.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from typing import Any
 from glassformer.cli.errors import CommandError
 from glassformer.data import Vocabulary, vocabulary_from_dict
 from glassformer.devices import Device, as_device
+from glassformer.durable import write_file
 from glassformer.models import GPT, GPTConfig
 from glassformer.training.checkpoint import (
     CONFIG_FILE,
@@ -28,14 +32,29 @@ from glassformer.training.checkpoint import (
     load_weights,
     read_json,
 )
-from glassformer.training.durable import write_file
 from glassformer.training.snapshot import load_weights_into
 
 VOCABULARY_FILE = "vocabulary.json"
 RUN_FILE = "run.json"
 LOG_FILE = "log.jsonl"
 CURVE_FILE = "loss.svg"
-FILES = (CONFIG_FILE, VOCABULARY_FILE, RUN_FILE, MODEL_FILE, LOG_FILE, CURVE_FILE)
+METRICS_FILE = "metrics.json"
+ADAPTER_FOLDER = "adapter"
+FILES = (
+    CONFIG_FILE,
+    VOCABULARY_FILE,
+    RUN_FILE,
+    MODEL_FILE,
+    "model.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    METRICS_FILE,
+    f"{ADAPTER_FOLDER}/adapter_config.json",
+    f"{ADAPTER_FOLDER}/adapter_model.safetensors",
+    LOG_FILE,
+    CURVE_FILE,
+)
 
 
 @dataclass
@@ -51,6 +70,26 @@ def occupants(folder: Path) -> list[str]:
     """Return the names in `folder` that a run would write to."""
     present = [name for name in FILES if (folder / name).exists()]
     return present + [path.name for path in list_checkpoints(folder)]
+
+
+def check_free(folder: Path, overwrite: bool) -> None:
+    """Make sure that a new run in `folder` would write over nothing but, if asked to, a run.
+
+    Raises:
+        CommandError: it would.
+    """
+    names = occupants(folder)
+    if not names:
+        return
+    if RUN_FILE not in names:
+        raise CommandError(
+            f"{folder} holds {', '.join(names)} that no run of ours wrote; choose another --output"
+        )
+    if not overwrite:
+        raise CommandError(
+            f"{folder} already holds a run; continue it with --resume, replace it with "
+            "--overwrite, or choose another --output"
+        )
 
 
 def clear(folder: Path) -> None:
@@ -92,22 +131,26 @@ def write_run(folder: Path, run: dict[str, Any]) -> None:
     write_file(folder / RUN_FILE, json_bytes(run))
 
 
-def read_run(folder: Path) -> dict[str, Any]:
+def read_run(folder: Path, command: str | None = None) -> dict[str, Any]:
     """Return what `write_run` wrote.
 
     Raises:
-        CommandError: there is no run in the folder.
+        CommandError: there is no run in the folder, or not one of this command.
         CheckpointError: its description is damaged.
     """
     if not (folder / RUN_FILE).exists():
         there = "no such folder" if not folder.is_dir() else f"it has no {RUN_FILE}"
         raise CommandError(
-            f"{folder} is not a run ({there}); start one: glassformer train --output {folder}"
+            f"{folder} is not a run ({there}); start one: "
+            f"glassformer {command or 'train'} --output {folder}"
         )
     run = read_json(folder / RUN_FILE)
     settings, data = run.get("settings"), run.get("data")
     if not isinstance(settings, dict) or not isinstance(data, dict):
         raise CheckpointError(folder / RUN_FILE, "not the description of a run", _REMEDY)
+    began_by = run.get("command", "train")
+    if command not in (None, began_by):
+        raise CommandError(f"{folder} is a run of glassformer {began_by}; choose another --output")
     return run
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import time
+import warnings
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from glassformer.cli.callbacks import Interrupt, LastStep, Report
 from glassformer.cli.errors import CommandError
 from glassformer.cli.generate import continuation, default_prompt
 from glassformer.cli.presets import PRESETS
@@ -22,8 +23,8 @@ from glassformer.cli.run_folder import (
     LOG_FILE,
     RUN_FILE,
     TrainedModel,
+    check_free,
     clear,
-    occupants,
     prepare,
     read_config,
     read_run,
@@ -42,8 +43,14 @@ from glassformer.data import (
     read_text,
 )
 from glassformer.data.corpus import fingerprint
+from glassformer.durable import clean_leftovers
 from glassformer.models import GPT, GPTConfig
-from glassformer.training import Trainer, TrainerCallback, TrainingArguments, set_seed
+from glassformer.training import (
+    PrinterCallback,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
 from glassformer.training.checkpoint import (
     CONFIG_FILE,
     MODEL_FILE,
@@ -51,7 +58,6 @@ from glassformer.training.checkpoint import (
     list_checkpoints,
     save_weights,
 )
-from glassformer.training.durable import clean_leftovers
 from glassformer.training.snapshot import model_arrays
 
 # What a run is made with: the command's arguments, their types and what they may be.
@@ -69,7 +75,7 @@ SETTINGS: dict[str, tuple[type, Callable[[Any], bool]]] = {
     "bf16": (bool, lambda value: True),
 }
 _ON_CPU = {"device": "cpu", "bf16": False}  # what runs were that don't say
-_MAY_CHANGE = ("steps", "save_steps", "device")  # when a run is resumed
+_MAY_CHANGE = ("steps", "save_steps", "device", "bf16")  # when a run is resumed
 Tokens = npt.NDArray[np.int64]
 SAMPLE_LENGTH = 400
 EVALUATED = 50_000  # held-out tokens that the evaluations on the way look at
@@ -113,7 +119,7 @@ def run(args: Namespace) -> int:
     folder = Path(args.output or Path("runs", args.config or "small"))
     clean_leftovers(folder)
     if not args.resume:
-        _check_free(folder, args.overwrite)
+        check_free(folder, args.overwrite)
     plan = _plan(args, folder)
     prepare(folder)
     if args.overwrite:
@@ -124,7 +130,7 @@ def run(args: Namespace) -> int:
 
 def _plan(args: Namespace, folder: Path) -> Plan:
     """Read and check everything, and write nothing."""
-    began = read_run(folder) if args.resume else None
+    began = read_run(folder, "train") if args.resume else None
     settings = _settings(args, folder, began)
     _check_device(settings)
     text = _read(args, began)
@@ -143,19 +149,24 @@ def _plan(args: Namespace, folder: Path) -> Plan:
 def _check_device(settings: dict[str, Any]) -> None:
     if usable_device(settings["device"]).type == "cpu" and settings["bf16"]:
         raise CommandError(
-            "--bf16 needs a device that has bfloat16: --device cuda or --device torch-cpu"
+            "--bf16 needs a device that has bfloat16: --device cuda or --device torch-cpu; a run "
+            "begun with --bf16 goes on in float32 with --no-bf16"
         )
 
 
 def _check_steps(folder: Path, steps: int, resuming: bool) -> None:
     """A run can go on to more steps, not back to fewer."""
-    checkpoints = list_checkpoints(folder) if resuming else []
-    done = int(checkpoints[-1].name.rpartition("-")[2]) if checkpoints else 0
+    done = _steps_done(folder) if resuming else 0
     if done > steps:
         raise CommandError(
             f"{folder} is at step {done} already; ask for more than that with --steps, or train "
             "anew in another --output"
         )
+
+
+def _steps_done(folder: Path) -> int:
+    checkpoints = list_checkpoints(folder)
+    return int(checkpoints[-1].name.rpartition("-")[2]) if checkpoints else 0
 
 
 def _train(plan: Plan) -> int:
@@ -171,10 +182,13 @@ def _train(plan: Plan) -> int:
         eval_dataset=ScoringWindows(plan.held_out[:EVALUATED], block_size),
         callbacks=[interrupt, LastStep(), *([] if sys.stderr.isatty() else [Report()])],
     )
+    trainer.remove_callback(PrinterCallback)  # `Report` has fewer lines
+    done = _steps_done(folder) if plan.resuming else 0
     started = time.perf_counter()
     try:
-        with interrupt:
-            trainer.train(resume_from_checkpoint=bool(plan.resuming and list_checkpoints(folder)))
+        with interrupt, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".* nothing is left to train")  # said below
+            trainer.train(resume_from_checkpoint=done > 0)
     except KeyboardInterrupt:
         interrupt.wanted = True
     if interrupt.wanted:
@@ -184,6 +198,12 @@ def _train(plan: Plan) -> int:
             file=sys.stderr,
         )
         return 130
+    if done == plan.settings["steps"]:
+        print(
+            f"glassformer train: {folder} has done its {done} steps: nothing is left to train; ask "
+            "for more with --steps",
+            file=sys.stderr,
+        )
     seconds = time.perf_counter() - started
     whole = ScoringWindows(plan.held_out, block_size)
     loss = trainer.evaluate(whole, metric_key_prefix="validation")["validation_loss"]
@@ -192,71 +212,6 @@ def _train(plan: Plan) -> int:
     write_run(folder, {**plan.description(), "result": result})
     _conclude(plan, trainer, loss, seconds, TrainedModel(model.eval(), plan.vocabulary, folder))
     return 0
-
-
-class Interrupt(TrainerCallback):
-    """Makes the first Ctrl-C finish the step, save and stop; the second stops at once."""
-
-    def __init__(self) -> None:
-        self.wanted = False
-        self._before: Any = None
-
-    def __enter__(self) -> None:
-        try:
-            self._before = signal.signal(signal.SIGINT, self._note)
-        except ValueError:  # not in the main thread: signals go elsewhere
-            self._before = None
-
-    def __exit__(self, *details: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-
-    def _note(self, number: int, frame: Any) -> None:
-        self.wanted = True
-        signal.signal(signal.SIGINT, self._before)
-        print("\nfinishing this step and saving (again to stop at once)", file=sys.stderr)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Ask for a checkpoint and the end, if interrupted."""
-        if self.wanted:
-            control.should_save = control.should_training_stop = True
-
-
-class LastStep(TrainerCallback):
-    """Evaluates and saves after the last step, whatever the interval: it may be the best."""
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Ask for both."""
-        if state.global_step == state.max_steps:
-            control.should_evaluate = control.should_save = True
-
-
-class Report(TrainerCallback):
-    """Where no terminal shows progress: a line for every evaluation."""
-
-    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Print how far training is."""
-        loss = kwargs["metrics"].get("eval_loss")
-        if loss is not None:
-            rows = [row for row in state.log_history if "eta_seconds" in row]
-            left = f", about {rows[-1]['eta_seconds']:.0f} s left" if rows else ""
-            print(f"step {state.global_step}/{state.max_steps}  validation loss {loss:.3f}{left}")
-            sys.stdout.flush()
-
-
-def _check_free(folder: Path, overwrite: bool) -> None:
-    names = occupants(folder)
-    if not names:
-        return
-    if RUN_FILE not in names:
-        raise CommandError(
-            f"{folder} holds {', '.join(names)} that no run of ours wrote; choose another --output"
-        )
-    if not overwrite:
-        raise CommandError(
-            f"{folder} already holds a run; continue it with --resume, replace it with "
-            "--overwrite, or choose another --output"
-        )
 
 
 def _settings(args: Namespace, folder: Path, description: dict[str, Any] | None) -> dict[str, Any]:

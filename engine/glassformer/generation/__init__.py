@@ -1,7 +1,7 @@
-"""Text generation: the KV cache, the rules of sampling, the loop."""
+"""Text generation: the KV cache, the rules of what may follow, greedy, sampling and beam search."""
 
 from glassformer.generation.cache import KVCache
+from glassformer.generation.config import GenerationConfig
 from glassformer.generation.generate import generate, stream_generate
-from glassformer.generation.sampling import GenerationConfig
 
 __all__ = ["GenerationConfig", "KVCache", "generate", "stream_generate"]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
+
 from glassformer.ops.creation import empty
-from glassformer.tensor import Tensor
+from glassformer.tensor import Tensor, tensor
 
 _FIRST_CAPACITY = 64
 
@@ -13,10 +16,12 @@ class LayerCache:
 
     Attributes:
         length: T, the positions held.
+        memory: keys and values (B, H, S, D) of what cross-attention looks at, once there are any.
     """
 
     def __init__(self) -> None:
         self.length = 0
+        self.memory: tuple[Tensor, Tensor] | None = None
         self._buffers: tuple[Tensor, Tensor] | None = (
             None  # (B, H, capacity, D), (B, H, capacity, Dv)
         )
@@ -46,6 +51,18 @@ class LayerCache:
         self.length = end
         return held[0][:, :, :end], held[1][:, :, :end]
 
+    def reorder(self, rows: npt.NDArray[np.int64]) -> None:
+        """Let each row b go on from what row `rows[b]` holds; views given out before follow.
+
+        The memory stays: rows that change places, the beams of one input, have the same.
+        """
+        moved = np.flatnonzero(rows != np.arange(len(rows)))
+        if self._buffers is None or not moved.size:
+            return
+        for buffer in self._buffers:
+            held = buffer[:, :, : self.length]
+            held[tensor(moved, device=held.device)] = held[tensor(rows[moved], device=held.device)]
+
     def _grown(self, buffer: Tensor | None, new: Tensor, end: int) -> Tensor:
         batch, heads, _, size = new.shape
         capacity = max(_FIRST_CAPACITY, 1 << (end - 1).bit_length())
@@ -72,6 +89,11 @@ class KVCache:
 
     def __len__(self) -> int:
         return len(self.layers)
+
+    def reorder(self, rows: npt.NDArray[np.int64]) -> None:
+        """Let each row b of every layer go on from row `rows[b]`, as beam search needs it."""
+        for layer in self.layers:
+            layer.reorder(rows)
 
     @property
     def length(self) -> int:

@@ -1,79 +1,18 @@
-"""Choosing the next token: each rule as a function on logits (B, V), in Hugging Face's semantics.
+"""Drawing the next token: each rule as a function on logits (B, V), in Hugging Face's semantics.
 
 Excluded tokens get the logit −inf. The functions return new arrays.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
+
+from glassformer.generation.config import GenerationConfig
 
 Logits = npt.NDArray[np.float64]
 Ids = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class GenerationConfig:
-    """How to continue a text, with the names and meanings of Hugging Face's settings.
-
-    The rules apply in the order of their description; each sees what the earlier ones left.
-
-    Args:
-        do_sample: draw from the distribution; otherwise take the likeliest token.
-        repetition_penalty: divide the positive logits of tokens that occurred by this, multiply
-            the negative ones (Keskar et al. 2019, "CTRL", section 4.1); 1 changes nothing.
-        temperature: divide the logits by this; 0 takes the likeliest token.
-        top_k: keep the k likeliest tokens (and those equal to the k-th).
-        top_p: keep the fewest likeliest tokens whose probabilities sum to at least p (Holtzman et
-            al. 2020, "The Curious Case of Neural Text Degeneration", section 3.1).
-        min_p: keep tokens at least this many times as likely as the likeliest.
-        eos_token_id: a token, or several, after which a sequence is finished.
-        pad_token_id: what follows in a finished sequence while others of its batch go on; the
-            first `eos_token_id` unless told.
-
-    Raises:
-        ValueError: a setting is out of range, or has no effect without `do_sample`.
-    """
-
-    do_sample: bool = False
-    repetition_penalty: float = 1.0
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-    eos_token_id: int | list[int] | None = None
-    pad_token_id: int | None = None
-
-    def __post_init__(self) -> None:
-        if not self.temperature >= 0 or self.temperature == np.inf:
-            raise ValueError(f"temperature must be finite and >= 0, got {self.temperature}")
-        if not 0 < self.repetition_penalty < np.inf:
-            raise ValueError(f"repetition_penalty must be > 0, got {self.repetition_penalty}")
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k must be at least 1, got {self.top_k}; None keeps all tokens")
-        for name, probability in (("top_p", self.top_p), ("min_p", self.min_p)):
-            if probability is not None and not 0 <= probability <= 1:
-                raise ValueError(f"{name} must be in [0, 1], got {probability}")
-        if not self.do_sample:
-            asked = {
-                "temperature": self.temperature not in (0, 1),
-                "top_k": self.top_k is not None,
-                "top_p": self.top_p is not None,
-                "min_p": self.min_p is not None,
-            }
-            if any(asked.values()):
-                named = ", ".join(name for name, given in asked.items() if given)
-                raise ValueError(f"{named} has no effect without do_sample=True; pass that as well")
-
-    @property
-    def stop_tokens(self) -> list[int]:
-        """The tokens that finish a sequence, as a list."""
-        if self.eos_token_id is None:
-            return []
-        return [self.eos_token_id] if isinstance(self.eos_token_id, int) else self.eos_token_id
 
 
 def penalize_repetition(logits: Logits, seen: Mask, penalty: float) -> Logits:
@@ -122,32 +61,30 @@ def softmax(logits: Logits) -> Logits:
 
 
 def choose(
-    logits: npt.ArrayLike,
-    config: GenerationConfig,
-    random: np.random.Generator | None = None,
-    seen: Mask | None = None,
+    logits: npt.ArrayLike, config: GenerationConfig, random: np.random.Generator | None = None
 ) -> Ids:
     """Return the next token (B,) of each row of `logits` (B, V).
 
     Args:
         logits: unnormalised log-probabilities; −inf is a token that cannot be.
-        config: the rules.
+        config: the rules of sampling; without them the likeliest token.
         random: one number is drawn from it for each row, if sampling.
-        seen: (B, V), true for tokens that occurred; needed for `repetition_penalty`.
 
     Raises:
         ValueError: a row holds NaN or +inf, or only −inf.
     """
-    scores = np.asarray(logits, dtype=np.float64)
-    _check(scores)
-    if config.repetition_penalty != 1 and seen is not None:
-        scores = penalize_repetition(scores, seen, config.repetition_penalty)
+    scores = checked(logits)
     if not config.do_sample or config.temperature == 0:
         greedy: Ids = scores.argmax(axis=-1)
         return greedy
     if random is None:
         raise ValueError("sampling needs a random generator")
-    if config.temperature != 1:
+    return draw(softmax(narrow(scores, config)), random)
+
+
+def narrow(scores: Logits, config: GenerationConfig) -> Logits:
+    """Apply temperature, top_k, top_p and min_p to `scores` (B, V)."""
+    if config.temperature not in (0, 1):
         scores = apply_temperature(scores, config.temperature)
     if config.top_k is not None:
         scores = keep_top_k(scores, config.top_k)
@@ -155,7 +92,7 @@ def choose(
         scores = keep_top_p(scores, config.top_p)
     if config.min_p is not None:
         scores = keep_min_p(scores, config.min_p)
-    return draw(softmax(scores), random)
+    return scores
 
 
 def draw(probabilities: Logits, random: np.random.Generator) -> Ids:
@@ -168,7 +105,13 @@ def draw(probabilities: Logits, random: np.random.Generator) -> Ids:
     return within
 
 
-def _check(scores: Logits) -> None:
+def checked(logits: npt.ArrayLike) -> Logits:
+    """Return `logits` (B, V) in float64.
+
+    Raises:
+        ValueError: a row holds NaN or +inf, or only −inf.
+    """
+    scores = np.asarray(logits, dtype=np.float64)
     invalid = np.isnan(scores) | (scores == np.inf)
     if invalid.any():
         row, token = (int(i) for i in np.argwhere(invalid)[0])
@@ -179,3 +122,4 @@ def _check(scores: Logits) -> None:
     impossible = np.flatnonzero((scores == -np.inf).all(axis=-1))
     if impossible.size:
         raise ValueError(f"every token of row {impossible[0]} has probability 0 (all logits −inf)")
+    return scores

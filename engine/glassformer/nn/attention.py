@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from glassformer.nn import functional as F
 from glassformer.nn.init import xavier_uniform_, zeros_
 from glassformer.nn.linear import Linear
+from glassformer.nn.lora import LoraAdapter
 from glassformer.nn.module import Module
 from glassformer.nn.positions import AttentionPositions
 from glassformer.ops.creation import empty
@@ -49,6 +50,7 @@ class LayerCache(Protocol):
     """The keys and values of one layer so far, for generating token by token."""
 
     length: int  # positions held
+    memory: tuple[Tensor, Tensor] | None  # those of cross-attention, projected once for all steps
 
     def update(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Append (B, Hkv, T, D) along T, and return everything held."""
@@ -74,6 +76,9 @@ class MultiheadAttention(Module):
             is no limit.
         softcap: limit scores to (-softcap, softcap) by softcap·tanh(score / softcap).
         positions: rotary, ALiBi or T5 positions; may be shared between layers.
+        head_dim: D, by default embed_dim / num_heads.
+        scale: of the scores, by default 1/√D.
+        out_bias: have a bias in the output projection; `bias` unless told.
     """
 
     embed_dim: int
@@ -84,10 +89,12 @@ class MultiheadAttention(Module):
     causal: bool
     window: tuple[int | None, int | None] | None
     softcap: float | None
+    scale: float | None
     in_proj_weight: Parameter  # ((H + 2 Hkv) D, C): query's rows, then key's, then value's
     in_proj_bias: Parameter | None  # ((H + 2 Hkv) D,)
     out_proj: Linear
     positions: AttentionPositions | None
+    adapter: LoraAdapter | None = None  # updates of the input projections; see `nn/lora.py`
 
     def __init__(
         self,
@@ -101,9 +108,12 @@ class MultiheadAttention(Module):
         window: tuple[int | None, int | None] | None = None,
         softcap: float | None = None,
         positions: AttentionPositions | None = None,
+        head_dim: int | None = None,
+        scale: float | None = None,
+        out_bias: bool | None = None,
     ) -> None:
         shared_heads = num_heads if num_key_value_heads is None else num_key_value_heads
-        if num_heads < 1 or embed_dim % num_heads:
+        if num_heads < 1 or head_dim is None and embed_dim % num_heads:
             raise ValueError(f"num_heads={num_heads} must divide embed_dim={embed_dim}")
         if shared_heads < 1 or num_heads % shared_heads:
             raise ValueError(
@@ -113,20 +123,23 @@ class MultiheadAttention(Module):
         self.embed_dim = embed_dim
         self.num_heads = num_heads
         self.num_key_value_heads = shared_heads
-        self.head_dim = embed_dim // num_heads
+        self.head_dim = embed_dim // num_heads if head_dim is None else head_dim
         self.dropout = dropout
         self.causal = causal
         self.window = window
         self.softcap = softcap
+        self.scale = scale
         rows = (num_heads + 2 * shared_heads) * self.head_dim
         self.in_proj_weight = Parameter(empty(rows, embed_dim))
         self.in_proj_bias = Parameter(empty(rows)) if bias else None
-        self.out_proj = Linear(embed_dim, embed_dim, bias)
+        self.out_proj = Linear(
+            num_heads * self.head_dim, embed_dim, bias if out_bias is None else out_bias
+        )
         self.positions = positions
         xavier_uniform_(self.in_proj_weight)
-        if self.in_proj_bias is not None and self.out_proj.bias is not None:
-            zeros_(self.in_proj_bias)
-            zeros_(self.out_proj.bias)
+        for start in (self.in_proj_bias, self.out_proj.bias):
+            if start is not None:
+                zeros_(start)
 
     def forward(
         self,
@@ -137,6 +150,7 @@ class MultiheadAttention(Module):
         key_padding_mask: Tensor | None = None,
         attn_mask: Tensor | None = None,
         cache: LayerCache | None = None,
+        projected: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """Attend from `query` (B, Tq, C) to `key` and `value` (B, Tk, C); returns (B, Tq, C).
 
@@ -151,12 +165,16 @@ class MultiheadAttention(Module):
                 the scores.
             cache: earlier keys and values of this layer; the new ones are appended. Tk then counts
                 both, and the queries are the last Tq of these positions.
+            projected: in place of `key` and `value`, what `project_memory` made of them.
 
         Raises:
             TypeError: a mask is of integers.
             ValueError: shapes don't fit; or `key` is given to a causal layer or with a cache.
         """
-        if key is None or (key is query and (value is None or value is query)):
+        if projected is not None:
+            (q,) = self._project_parts("query", query, slice(0, 1))
+            k, v = projected
+        elif key is None or (key is query and (value is None or value is query)):
             if key is None and value is not None:
                 raise ValueError("value is given but key is not; pass both, or neither")
             q, k, v = self._project_one(query)
@@ -180,15 +198,26 @@ class MultiheadAttention(Module):
             causal="bottom_right" if self.causal else None,
             window=self.window,
             softcap=self.softcap,
+            scale=self.scale,
             dropout_p=self.dropout if self.training else 0.0,
         )  # (B, H, Tq, D)
         output: Tensor = self.out_proj(_join_heads(heads))  # (B, Tq, C)
         return output
 
+    def project_memory(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Return keys and values (B, Hkv, S, D) of `memory` (B, S, C), for any number of queries.
+
+        Attention to them is `layer(query, projected=layer.project_memory(memory))`.
+        """
+        key, value = self._project_parts("memory", memory, slice(1, 3))
+        return key, value
+
     def _project_one(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Project (B, T, C) to query (B, H, T, D), key and value (B, Hkv, T, D) in one product."""
         self._check_input("query", x)
         projected = F.linear(x, self.in_proj_weight, self.in_proj_bias)
+        if self.adapter is not None:
+            projected = projected + self.adapter(x)
         shared = self.num_key_value_heads
         q, k, v = _split_heads(projected, sizes=(self.num_heads, shared, shared))
         return q, k, v
@@ -197,22 +226,24 @@ class MultiheadAttention(Module):
         self, query: Tensor, key: Tensor, value: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Project each input by its rows of the matrix; key and value at once if they are one."""
-        shared = self.num_key_value_heads
-        inputs: list[tuple[str, Tensor, tuple[int, ...]]] = [("query", query, (self.num_heads,))]
+        (q,) = self._project_parts("query", query, slice(0, 1))
         if value is key:
-            inputs += [("key", key, (shared, shared))]
+            k, v = self._project_parts("key", key, slice(1, 3))
         else:
-            inputs += [("key", key, (shared,)), ("value", value, (shared,))]
-        rows = [sum(sizes) * self.head_dim for _, _, sizes in inputs]
-        weights = self.in_proj_weight.split(rows)
-        bias = self.in_proj_bias
-        biases = [None] * len(rows) if bias is None else bias.split(rows)
-        heads: list[Tensor] = []
-        for (name, x, sizes), weight, part in zip(inputs, weights, biases, strict=True):
-            self._check_input(name, x)
-            heads += _split_heads(F.linear(x, weight, part), sizes=sizes)
-        q, k, v = heads
+            (k,) = self._project_parts("key", key, slice(1, 2))
+            (v,) = self._project_parts("value", value, slice(2, 3))
         return q, k, v
+
+    def _project_parts(self, name: str, x: Tensor, parts: slice) -> tuple[Tensor, ...]:
+        """Project (B, T, C) to some of query, key and value, (B, heads, T, D) each."""
+        self._check_input(name, x)
+        sizes = (self.num_heads, self.num_key_value_heads, self.num_key_value_heads)
+        start, stop = (sum(sizes[:end]) * self.head_dim for end in (parts.start, parts.stop))
+        bias = None if self.in_proj_bias is None else self.in_proj_bias[start:stop]
+        projected = F.linear(x, self.in_proj_weight[start:stop], bias)
+        if self.adapter is not None:
+            projected = projected + self.adapter(x, parts)
+        return tuple(_split_heads(projected, sizes=sizes[parts]))
 
     def _check_input(self, name: str, x: Tensor) -> None:
         if x.ndim != 3 or x.shape[-1] != self.embed_dim:

@@ -80,7 +80,8 @@ class TransformerBlock(Module):
             attn_mask: what may see what in x; see `MultiheadAttention.forward`.
             memory_padding_mask: bool (B, S), True where `memory` is a real token.
             memory_mask: as `attn_mask`, from x to `memory`.
-            cache: earlier keys and values of the self-attention.
+            cache: earlier keys and values of the self-attention, and `memory`'s, which are
+                projected at the first step and read from here at the next ones.
 
         Raises:
             ValueError: `memory` is given without cross-attention, or missing with it.
@@ -97,10 +98,19 @@ class TransformerBlock(Module):
         x = self._add(x, self.self_attn_norm, attend)
         if self.cross_attn is not None and self.cross_attn_norm is not None:
             cross_attn = self.cross_attn
+            projected = None
+            if cache is not None and memory is not None:
+                if cache.memory is None:
+                    cache.memory = cross_attn.project_memory(memory)
+                projected = cache.memory
 
             def attend_memory(x: Tensor) -> Any:
                 return cross_attn(
-                    x, memory, key_padding_mask=memory_padding_mask, attn_mask=memory_mask
+                    x,
+                    None if projected else memory,
+                    key_padding_mask=memory_padding_mask,
+                    attn_mask=memory_mask,
+                    projected=projected,
                 )
 
             x = self._add(x, self.cross_attn_norm, attend_memory)

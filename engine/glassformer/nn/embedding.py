@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from glassformer.dtypes import DType
 from glassformer.graph import no_grad
 from glassformer.nn import functional as F
 from glassformer.nn.init import normal_
@@ -24,6 +25,7 @@ class Embedding(Module):
     num_embeddings: int
     embedding_dim: int
     padding_idx: int | None
+    output_dtype: DType | None = None  # of the rows looked up, where the table is more compact
     weight: Parameter  # (num_embeddings, embedding_dim)
 
     def __init__(
@@ -46,7 +48,8 @@ class Embedding(Module):
         Raises:
             IndexError: one of them has no row.
         """
-        return F.embedding(input, self.weight, self.padding_idx)
+        rows = F.embedding(input, self.weight, self.padding_idx)
+        return rows if self.output_dtype is None else rows.to(self.output_dtype)
 
     def extra_repr(self) -> str:  # noqa: D102
         padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"

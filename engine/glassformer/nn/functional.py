@@ -233,6 +233,8 @@ def scaled_dot_product_attention(
             f"to share them (query {query.shape}, key {key.shape})"
         )
     mask, bias = split_mask(attn_mask)
+    if attn_mask is not None:
+        _check_fits(attn_mask, query, (*query.shape[:3], key.shape[2]))
     out: Tensor = attention(
         query,
         key,
@@ -345,8 +347,22 @@ def check_bool(name: str, mask: Tensor) -> None:
     """Raise TypeError unless the mask is bool: whether a 1 would show or hide can't be guessed."""
     if mask.dtype is not bool_:
         raise TypeError(
-            f"{name} must be bool (True takes part), got {mask.dtype}; convert it, for example "
-            "with mask != 0"
+            f"{name} must be bool (True takes part), got {mask.dtype}; convert one of 1 and 0 with "
+            f"{name} != 0, one of 0 and -inf with {name} == 0"
+        )
+
+
+def _check_fits(attn_mask: Tensor, query: Tensor, full: tuple[int, ...]) -> None:
+    """Raise unless an attn_mask fits the scores, with the name it has in PyTorch's signature."""
+    pairs = zip(reversed(attn_mask.shape), reversed(full), strict=False)
+    if attn_mask.ndim > 4 or not all(n in (1, m) for n, m in pairs):
+        raise ValueError(
+            f"attn_mask {attn_mask.shape} can't be broadcast to (B, H, Tq, Tk) = {full}"
+        )
+    if attn_mask.dtype not in (bool_, query.dtype):
+        raise TypeError(
+            f"attn_mask must be bool, or of the query's dtype {query.dtype} to be added; got "
+            f"{attn_mask.dtype}"
         )
 
 

@@ -7,6 +7,9 @@ that one seed gives the same values, up to rounding, in every dtype.
 from __future__ import annotations
 
 import math
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import numpy as np
@@ -18,19 +21,40 @@ from glassformer.tensor import Tensor, from_numpy
 
 FanMode = Literal["fan_in", "fan_out"]
 
+_thread = threading.local()
+
+
+@contextmanager
+def skip() -> Iterator[None]:
+    """Leave tensors as they are, on this thread: whoever builds a model here fills it afterwards.
+
+    Random numbers for weights that a checkpoint replaces would cost more than reading it.
+    """
+    before = is_skipped()
+    _thread.skipped = True
+    try:
+        yield
+    finally:
+        _thread.skipped = before
+
+
+def is_skipped() -> bool:
+    """Whether initialisers do nothing now."""
+    return getattr(_thread, "skipped", False)
+
 
 def uniform_(
     tensor: Tensor, a: float = 0.0, b: float = 1.0, generator: Generator | None = None
 ) -> Tensor:
     """Fill with draws from U(a, b)."""
-    return _fill(tensor, as_generator(generator).numpy.uniform(a, b, tensor.shape))
+    return _fill(tensor, lambda: as_generator(generator).numpy.uniform(a, b, tensor.shape))
 
 
 def normal_(
     tensor: Tensor, mean: float = 0.0, std: float = 1.0, generator: Generator | None = None
 ) -> Tensor:
     """Fill with draws from N(mean, std²)."""
-    return _fill(tensor, as_generator(generator).numpy.normal(mean, std, tensor.shape))
+    return _fill(tensor, lambda: as_generator(generator).numpy.normal(mean, std, tensor.shape))
 
 
 def trunc_normal_(
@@ -52,18 +76,22 @@ def trunc_normal_(
             f"trunc_normal_ got mean {mean}, std {std} and the interval [{a}, {b}]; the interval "
             "must reach to within two standard deviations of the mean"
         )
-    draws = as_generator(generator).numpy
-    values = draws.normal(mean, std, tensor.shape)
-    outside = (values < a) | (values > b)
-    while outside.any():
-        values[outside] = draws.normal(mean, std, int(outside.sum()))
+
+    def drawn() -> npt.NDArray[np.float64]:
+        draws = as_generator(generator).numpy
+        values = draws.normal(mean, std, tensor.shape)
         outside = (values < a) | (values > b)
-    return _fill(tensor, values)
+        while outside.any():
+            values[outside] = draws.normal(mean, std, int(outside.sum()))
+            outside = (values < a) | (values > b)
+        return values
+
+    return _fill(tensor, drawn)
 
 
 def constant_(tensor: Tensor, val: float) -> Tensor:
     """Fill with `val`."""
-    return _fill(tensor, np.full(tensor.shape, val))
+    return _fill(tensor, lambda: np.full(tensor.shape, val))
 
 
 def zeros_(tensor: Tensor) -> Tensor:
@@ -159,7 +187,8 @@ def _fans(tensor: Tensor) -> tuple[int, int]:
     return tensor.shape[1] * field, tensor.shape[0] * field
 
 
-def _fill(tensor: Tensor, values: npt.NDArray[np.float64]) -> Tensor:
-    with no_grad():
-        tensor.copy_(from_numpy(values))
+def _fill(tensor: Tensor, values: Callable[[], npt.NDArray[np.float64]]) -> Tensor:
+    if not is_skipped():
+        with no_grad():
+            tensor.copy_(from_numpy(values()))
     return tensor

@@ -21,6 +21,7 @@ class Linear(Module):
     out_features: int
     weight: Parameter  # (out_features, in_features)
     bias: Parameter | None  # (out_features,)
+    adapter: Module | None = None  # its output is added; see `nn/lora.py`
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
         self.in_features = in_features
@@ -34,7 +35,8 @@ class Linear(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x Wᵀ + b: (..., in_features) -> (..., out_features)."""
-        return F.linear(x, self.weight, self.bias)
+        out: Tensor = F.linear(x, self.weight, self.bias)
+        return out if self.adapter is None else out + self.adapter(x)
 
     def extra_repr(self) -> str:  # noqa: D102
         return f"{self.in_features} -> {self.out_features}"

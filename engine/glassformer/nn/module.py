@@ -116,7 +116,7 @@ class Module:
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """Yield every parameter once, a tied one under the first of its names."""
         seen: set[int] = set()
-        for name, tensor in _named_tensors(self):
+        for name, tensor in self.named_tensors():
             if isinstance(tensor, Parameter) and id(tensor) not in seen:
                 seen.add(id(tensor))
                 yield name, tensor
@@ -128,7 +128,7 @@ class Module:
     def named_buffers(self) -> Iterator[tuple[str, Tensor]]:
         """Yield every tensor that is held but not trained, once."""
         seen: set[int] = set()
-        for name, tensor in _named_tensors(self):
+        for name, tensor in self.named_tensors():
             if not isinstance(tensor, Parameter) and id(tensor) not in seen:
                 seen.add(id(tensor))
                 yield name, tensor
@@ -136,6 +136,16 @@ class Module:
     def buffers(self) -> Iterator[Tensor]:
         """Yield every tensor that is held but not trained, once."""
         return (buffer for _, buffer in self.named_buffers())
+
+    def named_tensors(self, persistent: bool = False) -> Iterator[tuple[str, Tensor]]:
+        """Yield every parameter and buffer, a tied one under every name that leads to it.
+
+        With `persistent`, without buffers whose name starts with an underscore.
+        """
+        for prefix, owner in _walk(self, ""):
+            for name, tensor in owner.own_tensors():
+                if not (persistent and name.startswith("_") and not isinstance(tensor, Parameter)):
+                    yield f"{prefix}.{name}" if prefix else name, tensor
 
     def num_parameters(self, only_trainable: bool = False) -> int:
         """Return how many numbers the parameters hold; tied parameters count once."""
@@ -177,7 +187,7 @@ class Module:
             TypeError: the dtype is not a floating point one.
         """
         with no_grad():
-            for _, tensor in _named_tensors(self):
+            for _, tensor in self.named_tensors():
                 moved = tensor.to(target)
                 if not moved.dtype.is_floating_point and tensor.dtype.is_floating_point:
                     raise TypeError(f"a module can't be cast to {target}: parameters are floats")
@@ -208,7 +218,7 @@ class Module:
         detached: dict[int, Tensor] = {}
         return {
             name: detached.setdefault(id(tensor), tensor.detach())
-            for name, tensor in _named_tensors(self, persistent=True)
+            for name, tensor in self.named_tensors(persistent=True)
         }
 
     def load_state_dict(
@@ -223,7 +233,7 @@ class Module:
             ValueError: some names are missing, unexpected, of another shape, or disagree about a
                 tied parameter. Every one is listed, and the model is left as it was.
         """
-        own = dict(_named_tensors(self, persistent=True))
+        own = dict(self.named_tensors(persistent=True))
         given: dict[int, str] = {}  # which name each of the model's tensors is loaded from
         wrong: list[str] = []
         for name in (name for name in own if name in state_dict):
@@ -270,14 +280,6 @@ def _walk(module: Module, prefix: str) -> Iterator[tuple[str, Module]]:
     yield prefix, module
     for name, child in module.named_children():
         yield from _walk(child, f"{prefix}.{name}" if prefix else name)
-
-
-def _named_tensors(module: Module, persistent: bool = False) -> Iterator[tuple[str, Tensor]]:
-    """Yield every tensor under every name that leads to it."""
-    for prefix, owner in _walk(module, ""):
-        for name, tensor in owner.own_tensors():
-            if not (persistent and name.startswith("_") and not isinstance(tensor, Parameter)):
-                yield f"{prefix}.{name}" if prefix else name, tensor
 
 
 def _equal(first: Tensor, second: Tensor) -> bool:

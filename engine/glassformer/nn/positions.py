@@ -97,25 +97,39 @@ class AttentionPositions(Module):
 
 
 class RotaryPositions(AttentionPositions):
-    """Turn the pair (x[i], x[i + D/2]) of every query and key at position t by t / base^(2i/D).
+    """Turn the pair (x[i], x[i + D/2]) of every query and key at position t by t · frequency[i].
 
-    The score of two positions then depends on their distance alone. Su et al. 2021, "RoFormer",
-    section 3.2.2; channel i is paired with i + D/2, as in GPT-NeoX and Llama.
+    The frequencies are base^(-2i/D). The score of two positions then depends on their distance
+    alone. Su et al. 2021, "RoFormer", section 3.2.2; channel i is paired with i + D/2, as in
+    GPT-NeoX and Llama.
+
+    Args:
+        head_dim: D.
+        base: the distances at which pairs have gone round lie between 2π and 2π · base.
+        frequencies: D/2 others in place of these, such as `llama3_frequencies`.
     """
 
     head_dim: int
     base: float
+    frequencies: tuple[float, ...]
 
-    def __init__(self, head_dim: int, base: float = 10000.0) -> None:
+    def __init__(
+        self,
+        head_dim: int,
+        base: float = 10000.0,
+        frequencies: npt.NDArray[np.float64] | None = None,
+    ) -> None:
         if head_dim % 2:
             raise ValueError(f"rotary positions turn pairs of channels; head_dim={head_dim} is odd")
         self.head_dim = head_dim
         self.base = base
+        if frequencies is None:
+            frequencies = rotary_frequencies(head_dim, base)
+        self.frequencies = tuple(frequencies.tolist())
 
     def rotate(self, query: Tensor, key: Tensor, offset: int) -> tuple[Tensor, Tensor]:  # noqa: D102
         stop = offset + query.shape[2]
-        settings = (self.head_dim, self.base, query.dtype, query.device)
-        cos, sin = rotary_table(_round_up(stop), *settings)
+        cos, sin = rotary_table(_round_up(stop), self.frequencies, query.dtype, query.device)
         cos, sin = cos[offset:stop], sin[offset:stop]
         return F.rotary_embedding(query, cos, sin), F.rotary_embedding(key, cos, sin)
 
@@ -199,6 +213,33 @@ def alibi_slopes(num_heads: int) -> npt.NDArray[np.float64]:
     return np.concatenate([slopes, between[: num_heads - power]])
 
 
+def rotary_frequencies(dim: int, base: float) -> npt.NDArray[np.float64]:
+    """Return base^(-2i/dim) for every pair i: (dim / 2,)."""
+    frequencies: npt.NDArray[np.float64] = base ** (-np.arange(0, dim, 2) / dim)
+    return frequencies
+
+
+def llama3_frequencies(
+    frequencies: npt.NDArray[np.float64],
+    factor: float,
+    low_freq_factor: float,
+    high_freq_factor: float,
+    trained_positions: float,
+) -> npt.NDArray[np.float64]:
+    """Return frequencies for `factor` times the length that a model was trained with.
+
+    Pairs that go round more than `high_freq_factor` times within the trained length turn as before,
+    those that go round less than `low_freq_factor` times turn `factor` times slower, and those
+    between are interpolated. As Llama 3.1 does; Grattafiori et al. 2024, "The Llama 3 Herd of
+    Models", section 3.4.2, extends the context in this way.
+    """
+    turns = trained_positions * frequencies / (2 * math.pi)
+    kept = (turns - low_freq_factor) / (high_freq_factor - low_freq_factor)
+    kept = np.clip(kept, 0, 1)
+    mixed: npt.NDArray[np.float64] = frequencies * (kept + (1 - kept) / factor)
+    return mixed
+
+
 def t5_buckets(
     relative: npt.NDArray[np.int64], bidirectional: bool, num_buckets: int, max_distance: int
 ) -> npt.NDArray[np.int64]:
@@ -251,27 +292,24 @@ def sinusoidal_table(
     num_positions: int, dim: int, dtype: DType, device: Device | None = None
 ) -> Tensor:
     """Return PE of `SinusoidalPositions` for positions 0, 1, …: (num_positions, dim)."""
-    angles = _angles(num_positions, dim, 10000.0)
+    angles = np.outer(np.arange(num_positions), rotary_frequencies(dim, 10000.0))
     table = np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(num_positions, dim)
     return tensor(table, dtype=dtype, device=device)
 
 
 @lru_cache(maxsize=8)
 def rotary_table(
-    num_positions: int, head_dim: int, base: float, dtype: DType, device: Device | None = None
+    num_positions: int,
+    frequencies: tuple[float, ...],
+    dtype: DType,
+    device: Device | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return cos and sin of the angles of `RotaryPositions`, (num_positions, head_dim / 2) each."""
-    angles = _angles(num_positions, head_dim, base)
+    angles = np.outer(np.arange(num_positions), frequencies)
     cos, sin = (
         tensor(table, dtype=dtype, device=device) for table in (np.cos(angles), np.sin(angles))
     )
     return cos, sin
-
-
-def _angles(num_positions: int, dim: int, base: float) -> npt.NDArray[np.float64]:
-    """t / base^(2i/dim) for every position t and pair i: (num_positions, dim / 2), in float64."""
-    frequencies = base ** (-np.arange(0, dim, 2) / dim)
-    return np.outer(np.arange(num_positions), frequencies)
 
 
 def _round_up(length: int) -> int:

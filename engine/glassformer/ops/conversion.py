@@ -64,7 +64,9 @@ def _moved(x: Tensor, dtype: DType, device: Device) -> Tensor:
         array = array if dtype is x.dtype else home.backend.astype(array, dtype)
         out = Tensor(home.backend.to_numpy(array), device)
     else:
-        array = home.backend.copy(array) if home.type == "cpu" else array
+        if home.type == "cpu":
+            compact = x.dtype is bfloat16_  # which other backends don't read
+            array = home.backend.astype(array, float32) if compact else home.backend.copy(array)
         out = Tensor(device.backend.asarray(array, dtype), device)
     if wants_grad((x,)):
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from glassformer.dtypes import bool_, int64
-from glassformer.graph import Like
+from glassformer.graph import Like, wants_grad
 from glassformer.primitive import Primitive
 from glassformer.tensor import Tensor
 
@@ -265,10 +265,11 @@ def embedding(input: Tensor, weight: Tensor, padding_idx: int | None = None) -> 
         raise ValueError(f"embedding takes a weight (V, C), got shape {weight.shape}")
     check_range("embedding", input.array, weight.shape[0])
     out: Tensor = _take(weight, input, dim=0)
-    if padding_idx is None:
+    if padding_idx is None or not wants_grad((weight,)):
         return out
-    padding = (input == padding_idx % weight.shape[0]).unsqueeze(-1)
-    return out.masked_fill(padding, 0.0) + out.detach().masked_fill(~padding, 0.0)
+    real = (input != padding_idx % weight.shape[0]).unsqueeze(-1)
+    rows: Tensor = out.where(real, out.detach())
+    return rows
 
 
 def one_hot(x: Tensor, num_classes: int = -1) -> Tensor:

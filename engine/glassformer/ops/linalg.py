@@ -112,6 +112,8 @@ _linear.defvjp(
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return x Wᵀ + b: input (..., in), weight (out, in), bias (out,) -> (..., out).
 
+    Parameters held in half precision are widened to the dtype of a float32 or float64 input.
+
     Raises:
         ValueError: the shapes don't fit.
         TypeError: the dtypes differ, or `input` is no Tensor.
@@ -125,10 +127,16 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         )
     if bias is not None and bias.shape != (weight.shape[0],):
         raise ValueError(f"linear: bias {bias.shape} must be ({weight.shape[0]},)")
-    for operand in (weight, bias):
-        if operand is not None and operand.dtype is not input.dtype:
-            raise TypeError(f"linear: input is {input.dtype} but a parameter is {operand.dtype}")
-    return _linear(input, weight, bias)
+    weight = _as_wide(weight, input)
+    return _linear(input, weight, None if bias is None else _as_wide(bias, input))
+
+
+def _as_wide(parameter: Tensor, input: Tensor) -> Tensor:
+    if parameter.dtype is input.dtype:
+        return parameter
+    if parameter.dtype.wide is parameter.dtype or input.dtype.wide is not input.dtype:
+        raise TypeError(f"linear: input is {input.dtype} but a parameter is {parameter.dtype}")
+    return conversion.to(parameter, input.dtype)
 
 
 # ---- einsum -------------------------------------------------------------------------------------

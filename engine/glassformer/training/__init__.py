@@ -9,7 +9,7 @@ from glassformer.training.callbacks import (
 )
 from glassformer.training.checkpoint import CheckpointError
 from glassformer.training.evaluation import EvalPrediction, PredictionOutput
-from glassformer.training.progress import ProgressCallback
+from glassformer.training.progress import PrinterCallback, ProgressCallback
 from glassformer.training.snapshot import set_seed
 from glassformer.training.trainer import NonFiniteError, Trainer, TrainOutput
 
@@ -19,6 +19,7 @@ __all__ = [
     "EvalPrediction",
     "NonFiniteError",
     "PredictionOutput",
+    "PrinterCallback",
     "ProgressCallback",
     "TrainOutput",
     "Trainer",

@@ -18,6 +18,8 @@ class TrainingArguments:
 
     Args:
         output_dir: where checkpoints, `log.jsonl` and `loss.svg` go.
+        overwrite_output_dir: delete the checkpoints of an earlier run there; otherwise training
+            anew where there are any is an error.
         per_device_train_batch_size: items in a training batch.
         per_device_eval_batch_size: items in an evaluation batch.
         gradient_accumulation_steps: batches whose gradients make one optimizer step. The loss is
@@ -56,7 +58,8 @@ class TrainingArguments:
         use_cpu: train on the CPU; contradicts another `device`.
         bf16: compute in bfloat16, with float32 parameters and optimizer state
             (`training/mixed_precision.py`). Not on `cpu`.
-        disable_tqdm: no progress display; unless told, shown when stderr is a terminal.
+        disable_tqdm: no progress bar but a line on stderr for every row of the log; unless told,
+            the bar is shown when stderr is a terminal.
         max_skipped_steps: stop with an error after this many steps in a row whose loss or gradient
             was not finite (ours; such a step changes no parameter).
 
@@ -65,6 +68,7 @@ class TrainingArguments:
     """
 
     output_dir: str = "trainer_output"
+    overwrite_output_dir: bool = False
     per_device_train_batch_size: int = 8
     per_device_eval_batch_size: int = 8
     gradient_accumulation_steps: int = 1

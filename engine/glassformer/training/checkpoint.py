@@ -18,10 +18,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import safetensors
-import safetensors.numpy
 
-from glassformer.training.durable import new_folder, remove_folder, write_file, write_new_file
+from glassformer.durable import new_folder, remove_folder, write_file, write_new_file
+from glassformer.models.safetensors_file import SafetensorsFile
+from glassformer.models.safetensors_header import DTYPES, WeightsError, parse_json
+from glassformer.models.safetensors_writer import safetensors_bytes
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -140,17 +141,18 @@ def load_weights(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]]:
     Raises:
         CheckpointError: the file is missing, cut off, altered or no safetensors file.
     """
+    if not Path(path).exists():
+        raise CheckpointError(path, "the file is missing", _REMEDY)
     weights: dict[str, npt.NDArray[Any]] = {}
     try:
-        with safetensors.safe_open(os.fspath(path), framework="numpy") as file:
-            metadata = file.metadata() or {}
-            for name in file.keys():  # noqa: SIM118 (not a mapping: it has no __iter__)
-                weights[name] = file.get_tensor(name)
-    except FileNotFoundError as error:
-        raise CheckpointError(path, "the file is missing", _REMEDY) from error
-    except (safetensors.SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(path, f"not a whole safetensors file ({error})", _REMEDY) from error
-    expected = metadata.get("sha256")
+        with SafetensorsFile(path) as file:
+            expected = file.metadata.get("sha256")
+            for name in file:
+                weights[name] = np.empty(file.shape(name), DTYPES[file.dtype(name)])
+                file.read_into(name, weights[name])
+    except WeightsError as error:
+        problem = f"not a whole safetensors file ({error.problem})"
+        raise CheckpointError(path, problem, _REMEDY) from error
     if expected is not None and expected != _digest(weights):
         raise CheckpointError(path, "the content does not match its checksum", _REMEDY)
     return weights
@@ -163,7 +165,7 @@ def weights_bytes(weights: Arrays) -> bytes:
     """Return arrays in the safetensors format, with a checksum of names, types and values."""
     arrays = {name: np.asarray(array, order="C") for name, array in weights.items()}
     # One key only: the library writes several in random order, and equal weights are equal files.
-    return safetensors.numpy.save(arrays, {"sha256": _digest(arrays)})
+    return safetensors_bytes(arrays, {"sha256": _digest(arrays)})
 
 
 def _digest(arrays: Arrays) -> str:
@@ -186,21 +188,11 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         CheckpointError: the file is missing or anything but one JSON object without repeated keys.
     """
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len(dict(pairs)) < len(pairs):
-            raise ValueError("a key appears twice")
-        return dict(pairs)
-
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is no JSON number")
-
     try:
-        text = Path(path).read_bytes()
-        value = json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
+        value = parse_json(Path(path).read_bytes().decode())
     except FileNotFoundError as error:
         raise CheckpointError(path, "the file is missing", _REMEDY) from error
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(path, f"not valid JSON ({error})", _REMEDY) from error
     if not isinstance(value, dict):
         raise CheckpointError(path, "not a JSON object", _REMEDY)

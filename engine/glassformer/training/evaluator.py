@@ -30,7 +30,7 @@ from glassformer.training.evaluation import (
     run_evaluation,
 )
 from glassformer.training.metrics import LogFile, finite
-from glassformer.training.progress import ProgressCallback
+from glassformer.training.progress import PrinterCallback, ProgressCallback
 
 Batch = Mapping[str, Any]
 
@@ -62,8 +62,8 @@ class Evaluator:
         self.state = TrainerState()
         self.control = TrainerControl()
         flow: list[TrainerCallback] = [DefaultFlowCallback(), *callbacks]
-        if args.disable_tqdm is False or (args.disable_tqdm is None and sys.stderr.isatty()):
-            flow.append(ProgressCallback())
+        bar = sys.stderr.isatty() if args.disable_tqdm is None else not args.disable_tqdm
+        flow.append(ProgressCallback() if bar else PrinterCallback())
         self.callback_handler = CallbackHandler(flow)
         self._accepts_count = "num_items_in_batch" in inspect.signature(model.forward).parameters
         self._log_file: LogFile | None = None
@@ -72,6 +72,11 @@ class Evaluator:
     def add_callback(self, callback: TrainerCallback) -> None:
         """Tell one more callback of every event."""
         self.callback_handler.callbacks.append(callback)
+
+    def remove_callback(self, callback: type[TrainerCallback]) -> None:
+        """Tell the callbacks of this class no more, `PrinterCallback` for a quiet training."""
+        callbacks = self.callback_handler.callbacks
+        callbacks[:] = [each for each in callbacks if not isinstance(each, callback)]
 
     def get_eval_dataloader(self, dataset: Dataset | None = None) -> DataLoader:
         """Return a loader over `dataset`, or else the evaluation data, in order."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from glassformer.training.durable import write_file
+from glassformer.durable import write_file
 
 
 class LogFile:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from glassformer.data import DataLoader, Dataset
+from glassformer.durable import clean_leftovers, remove_folder, write_file
 from glassformer.nn import Module
 from glassformer.optim import (
     AdamW,
@@ -36,7 +38,6 @@ from glassformer.training.checkpoint import (
     save_weights,
 )
 from glassformer.training.curve import loss_curve
-from glassformer.training.durable import clean_leftovers, write_file
 from glassformer.training.evaluation import EvalPrediction, count_labels, num_tokens, shifts_inside
 from glassformer.training.evaluator import Batch, Evaluator
 from glassformer.training.metrics import LogFile, Meter
@@ -145,19 +146,22 @@ class Trainer(Evaluator):
         """Train to the end, from the beginning or from a checkpoint.
 
         A resumed run computes, bit for bit, what it would have computed without the interruption
-        (on the same machine, with the same libraries and number of threads).
+        (on the same machine, with the same libraries and number of threads). One that has reached
+        `max_steps` already warns, and trains nothing.
 
         Args:
             resume_from_checkpoint: a checkpoint folder, or True for the last in `output_dir`;
                 `args.resume_from_checkpoint` unless told.
 
         Raises:
-            CheckpointError: a checkpoint cannot be written, or the one to resume from not be used.
+            CheckpointError: a checkpoint cannot be written, or the one to resume from not be used;
+                `output_dir` holds those of another run.
             NonFiniteError: too many steps in a row were skipped.
         """
         output = Path(self.args.output_dir)
         clean_leftovers(output)
         source = self._resume_source(resume_from_checkpoint)
+        others = self._other_checkpoints(output, source)
         loader = self._train_loader = self.get_train_dataloader()
         if len(loader) == 0:
             raise ValueError("the training data make no batch: too few items for drop_last")
@@ -171,6 +175,12 @@ class Trainer(Evaluator):
         self._total_loss = 0.0
         if source is not None:
             self._resume(source, optimizer, scheduler, loader)
+            if self.state.global_step >= max_steps:
+                done = f"{source} is at step {self.state.global_step} of {max_steps}"
+                more = "raise max_steps or num_train_epochs to go on"
+                warnings.warn(f"{done}: nothing is left to train; {more}", stacklevel=2)
+        for path in others:
+            remove_folder(path)
         self.state.max_steps = max_steps
         self.state.num_train_epochs = -(-max_steps // steps_per_epoch)
         self.state.train_batch_size = self.args.per_device_train_batch_size
@@ -364,6 +374,20 @@ class Trainer(Evaluator):
                 self.args.output_dir, "holds no checkpoint to resume from", "train without resuming"
             )
         return checkpoints[-1]
+
+    def _other_checkpoints(self, output: Path, source: Path | None) -> list[Path]:
+        """The checkpoints in `output` that are not of the run resumed from `source`."""
+        found = list_checkpoints(output)
+        if source is not None and source.resolve().parent == output.resolve():
+            return []
+        if found and not self.args.overwrite_output_dir:
+            raise CheckpointError(
+                output,
+                f"holds {found[-1].name} of another run",
+                "continue that one with train(resume_from_checkpoint=True), delete its checkpoints "
+                "with TrainingArguments(overwrite_output_dir=True), or choose another output_dir",
+            )
+        return found
 
     def _resume(
         self, path: Path, optimizer: Optimizer, scheduler: LambdaLR, loader: DataLoader

@@ -3,6 +3,7 @@ import sys
 import pytest
 
 from glassformer.data import CorpusError, python_documentation, read_text
+from glassformer.data.corpus import python_docstrings
 
 
 def test_python_documentation_is_the_topics_in_key_order():
@@ -12,6 +13,18 @@ def test_python_documentation_is_the_topics_in_key_order():
     assert text == "\n\n".join(topics[key] for key in sorted(topics))
     if sys.version_info[:2] == (3, 11):  # the text changes with the documentation
         assert abs(len(text) - 465_126) < 20_000
+
+
+def test_docstrings_are_those_that_help_shows():
+    import inspect
+    from asyncio.base_events import BaseEventLoop
+
+    pairs = python_docstrings(100)
+    assert len(set(pairs)) == 800 and len({package for _, package in pairs}) == 8
+    assert (inspect.getdoc(BaseEventLoop.set_task_factory), "asyncio") in pairs
+    assert not any(text.count(" ") < 1 for text, _ in pairs)
+    with pytest.raises(CorpusError, match=r"json holds \d+ docstrings, not 100"):
+        python_docstrings(100, ["json"])
 
 
 def test_file_is_read_as_it_is(tmp_path):

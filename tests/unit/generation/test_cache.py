@@ -67,3 +67,18 @@ def test_another_batch_is_refused():
         cache[0].update(gf.ones(2, 1, 1, 2), gf.ones(2, 1, 1, 2))
         with pytest.raises(ValueError, match=r"cannot append \(1, 1, 1, 2\)"):
             cache[0].update(gf.ones(1, 1, 1, 2), gf.ones(1, 1, 1, 2))
+
+
+@given(st.lists(st.integers(0, 3), min_size=4, max_size=4), st.integers(1, 70))
+def test_reordered_rows_go_on_from_what_another_held(rows, length):
+    rng = np.random.default_rng(0)
+    held, new = rng.standard_normal((4, 2, length, 3)), rng.standard_normal((4, 2, 1, 3))
+    cache, memory = KVCache(), (gf.ones(4, 2, 5, 3), gf.ones(4, 2, 5, 3))
+    with gf.no_grad():
+        cache[1].update(gf.from_numpy(held.copy()), gf.from_numpy(-held))
+        cache[1].memory = memory
+        cache.reorder(np.array(rows))
+        key, value = cache[1].update(gf.from_numpy(new), gf.from_numpy(new))
+    assert (key.numpy() == np.concatenate([held[rows], new], axis=2)).all()
+    assert (value.numpy() == np.concatenate([-held[rows], new], axis=2)).all()
+    assert cache[1].memory is memory

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 import glassformer as gf
 from glassformer.data import PaddingCollator
-from glassformer.generation import KVCache, generate, stream_generate
+from glassformer.generation import GenerationConfig, KVCache, generate, stream_generate
 from glassformer.models import GPT, GPTConfig
+from glassformer.models.outputs import BaseModelOutput
 
 LIMIT = 24
 TOLERANCE = {"float64": 1e-10, "float32": 1e-5}  # cached against uncached, on logits of size 1
@@ -235,3 +236,72 @@ def test_spoilt_weights_are_reported():
 def test_arguments_are_checked(arguments, error, message):
     with pytest.raises(error, match=message):
         list(stream_generate(gpt(), **{"input_ids": [[1, 2]], **arguments}))
+
+
+class Speller:
+    """An "encoder-decoder" that repeats its source; counts how often it reads it."""
+
+    training = False
+    config = SimpleNamespace(is_encoder_decoder=True, decoder_start_token_id=9)
+
+    def __init__(self):
+        self.encoded = 0
+        self.base_model = self
+
+    def train(self, mode=True):
+        pass
+
+    def eval(self):
+        pass
+
+    def encode(self, input_ids, attention_mask):
+        self.encoded += 1
+        return BaseModelOutput(input_ids.unsqueeze(-1))
+
+    def __call__(self, encoder_outputs, attention_mask, decoder_input_ids, cache):
+        source = encoder_outputs.last_hidden_state.numpy()[:, :, 0]
+        assert attention_mask is None or attention_mask.shape == source.shape
+        assert len(decoder_input_ids) == len(source)
+        place = decoder_input_ids.shape[1] - 1
+        return SimpleNamespace(logits=gf.from_numpy(np.eye(10)[source[:, place : place + 1]] * 30))
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_a_source_is_read_once_for_all_steps_and_beams(beams):
+    model = Speller()
+    out = generate(
+        model, [[4, 5, 6], [7, 1, 2]], 3, attention_mask=[[1, 1, 1], [1, 1, 0]], num_beams=beams
+    )
+    assert out.tolist() == [[9, 4, 5, 6], [9, 7, 1, 2]]
+    assert model.encoded == 1
+
+
+def test_arguments_of_encoder_decoders_are_checked():
+    model = Speller()
+    with pytest.raises(ValueError, match="on_overflow='slide' drops a prompt's older half"):
+        generate(model, [[1]], on_overflow="slide")
+    with pytest.raises(ValueError, match=r"decoder_input_ids are \(2, 1\), but there are 3"):
+        generate(model, [[1], [2], [3]], decoder_input_ids=[[9], [9]])
+    with pytest.raises(ValueError, match="continues prompts"):
+        generate(gpt(), [[1]], decoder_input_ids=[[9]])
+    with pytest.raises(ValueError, match="leaves no room below max_length=2"):
+        generate(gpt(), [[1, 2]], max_length=2)
+    model.config = SimpleNamespace(is_encoder_decoder=True)
+    with pytest.raises(ValueError, match="pass decoder_start_token_id="):
+        generate(model, [[1]])
+    assert generate(model, [[4, 5]], 2, bos_token_id=3).tolist() == [[3, 4, 5]]
+
+
+def test_a_default_length_ends_where_positions_do():
+    assert generate(gpt(), [[1] * (LIMIT - 2)]).shape == (1, LIMIT + 1)
+    assert generate(gpt(), [[1] * 2]).shape == (1, 22)
+    assert generate(gpt(), [[1] * 2], max_length=7).shape == (1, 7)
+    config = GenerationConfig(max_new_tokens=3)
+    assert generate(gpt(), [[1] * 2], generation_config=config).shape == (1, 5)
+
+
+def test_several_sequences_are_drawn_for_each_prompt():
+    settings = {"do_sample": True, "num_return_sequences": 3, "seed": 0}
+    out = generate(gpt(), [[1, 2], [3, 4]], 9, **settings).tolist()
+    assert [row[:2] for row in out] == [[1, 2]] * 3 + [[3, 4]] * 3
+    assert len({tuple(row) for row in out}) > 2

@@ -42,8 +42,9 @@ def test_each_rule_gives_hugging_faces_logits(processed, expected):
 
 
 def frequencies(config, draws=200_000, logits=LOGITS, seen=SEEN):
-    rows = np.repeat(logits, draws, axis=0)
-    chosen = s.choose(rows, config, np.random.default_rng(0), np.repeat(seen, draws, axis=0))
+    penalized = s.penalize_repetition(logits, seen, config.repetition_penalty)
+    rows = np.repeat(penalized, draws, axis=0)
+    chosen = s.choose(rows, config, np.random.default_rng(0))
     return np.stack(
         [np.bincount(c, minlength=logits.shape[1]) / draws for c in chosen.reshape(len(logits), -1)]
     )
@@ -82,7 +83,6 @@ rules = st.fixed_dictionaries(
         "top_k": st.integers(1, 99),
         "top_p": st.floats(0, 1),
         "min_p": st.floats(0, 1),
-        "repetition_penalty": st.floats(0.01, 100),
     },
 )
 
@@ -91,15 +91,14 @@ rules = st.fixed_dictionaries(
 def test_what_is_drawn_was_possible(rows, settings, seed):
     logits = np.array(rows)
     config = GenerationConfig(do_sample=True, **settings)
-    seen = np.zeros(logits.shape, dtype=bool)
-    chosen = s.choose(logits, config, np.random.default_rng(seed), seen)
+    chosen = s.choose(logits, config, np.random.default_rng(seed))
     assert chosen.shape == (len(logits),)
     values = logits[np.arange(len(logits)), chosen]
     assert (values > -np.inf).all()
     if config.top_k is not None and 0.01 < config.temperature < 100:
         clearly_likelier = logits > values[:, None] + 1e-9  # closer ones may round to a tie
         assert (clearly_likelier.sum(axis=1) < config.top_k).all()
-    again = s.choose(logits, config, np.random.default_rng(seed), seen)
+    again = s.choose(logits, config, np.random.default_rng(seed))
     assert (chosen == again).all()
 
 
@@ -149,7 +148,7 @@ def test_the_last_possible_token_is_never_overshot():
 @pytest.mark.parametrize("do_sample", [False, True])
 def test_logits_without_probabilities_are_an_error(row, message, do_sample):
     with pytest.raises(ValueError, match=message):
-        s.choose([[0.0, 0.0], row], GenerationConfig(do_sample), np.random.default_rng(0))
+        s.choose([[0.0, 0.0], row], GenerationConfig(do_sample=do_sample), np.random.default_rng(0))
 
 
 @pytest.mark.parametrize(

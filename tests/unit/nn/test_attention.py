@@ -167,6 +167,20 @@ def test_empty_batch_and_empty_sequence():
     assert layer(gf.zeros(2, 0, C)).shape == (2, 0, C)
 
 
+def test_a_mask_that_does_not_fit_is_called_by_its_name_in_the_signature():
+    x = gf.randn(2, 3, 4, 8)
+    attend = F.scaled_dot_product_attention
+    shapes = r"attn_mask \(5, 4\) can't be broadcast to .* = \(2, 3, 4, 4\)"
+    for mask in (gf.ones(5, 4), gf.ones(5, 4) > 0):
+        with pytest.raises(ValueError, match=shapes):
+            attend(x, x, x, attn_mask=mask)
+    with pytest.raises(TypeError, match="attn_mask must be bool, or of the query's dtype .*64"):
+        attend(x, x, x, attn_mask=gf.ones(4, 4, dtype="float64"))
+    ways = "one of 1 and 0 with attn_mask != 0, one of 0 and -inf with attn_mask == 0"
+    with pytest.raises(TypeError, match=ways):
+        attend(x, x, x, attn_mask=gf.ones(4, 4, dtype="int64"))
+
+
 def test_wrong_settings():
     with pytest.raises(ValueError, match="num_heads=5 must divide embed_dim=16"):
         nn.MultiheadAttention(16, 5)

@@ -10,7 +10,12 @@ from hypothesis import strategies as st
 import glassformer as gf
 from glassformer import nn
 from glassformer.nn import functional as F
-from glassformer.nn.positions import alibi_slopes, t5_buckets
+from glassformer.nn.positions import (
+    alibi_slopes,
+    llama3_frequencies,
+    rotary_frequencies,
+    t5_buckets,
+)
 
 FLOAT64 = gf.float64
 
@@ -71,6 +76,21 @@ def test_rotary_scores_depend_on_the_distance_alone(first, second):
         q, k = positions.rotate(query, key, offset)
         scores.append((q @ k.mT).numpy())
     np.testing.assert_allclose(scores[0], scores[1], atol=1e-10)
+
+
+def test_frequencies_of_llama_3_1():
+    """Pairs by their wavelength: below 8192 / 4 kept, above 8192 / 1 eight times slower, between
+    them (8192 / wavelength - 1) / 3 of the way; the settings of its config.json."""
+    plain = rotary_frequencies(128, 5e5)
+    wavelength = 2 * np.pi / plain
+    found = llama3_frequencies(plain, 8.0, 1.0, 4.0, 8192)
+    ways = [wavelength < 2048, wavelength > 8192, (wavelength >= 2048) & (wavelength <= 8192)]
+    assert all(way.any() for way in ways)
+    np.testing.assert_allclose(found[ways[0]], plain[ways[0]], rtol=1e-14)
+    np.testing.assert_allclose(found[ways[1]], plain[ways[1]] / 8, rtol=1e-14)
+    share = (8192 / wavelength[ways[2]] - 1) / 3
+    expected = plain[ways[2]] * (share + (1 - share) / 8)
+    np.testing.assert_allclose(found[ways[2]], expected, rtol=1e-14)
 
 
 def test_alibi_slopes_of_the_paper():

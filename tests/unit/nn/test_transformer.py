@@ -141,3 +141,37 @@ def test_a_checkpointed_block_has_the_same_gradients_bit_by_bit():
         gradients.append([t.grad.numpy() for t in (x, *layer.parameters())])
     for plain, again in zip(*gradients, strict=True):
         np.testing.assert_array_equal(plain, again)
+
+
+class Cache:
+    """One layer's keys and values, all that a block asks of it."""
+
+    def __init__(self):
+        self.length, self.held, self.memory = 0, [], None
+
+    def update(self, key, value):
+        self.held.append((key, value))
+        self.length += key.shape[2]
+        return tuple(gf.cat(parts, dim=2) for parts in zip(*self.held, strict=True))
+
+
+def test_with_a_cache_the_memory_is_projected_at_the_first_step_alone(monkeypatch):
+    model = nn.Transformer(C, H, 1, 2, 16, dropout=0.0).to("float64")
+    target, memory = gf.randn(3, 5, C, dtype="float64"), gf.randn(3, 4, C, dtype="float64")
+    calls = []
+    project = nn.MultiheadAttention.project_memory
+    monkeypatch.setattr(
+        nn.MultiheadAttention,
+        "project_memory",
+        lambda self, memory: calls.append(self) or project(self, memory),
+    )
+    real = gf.tensor([[1, 1, 1, 0], [1, 1, 1, 1], [0, 1, 1, 1]]) > 0
+    whole = model.decoder(target, memory, memory_padding_mask=real)
+    assert not calls
+    cache = [Cache(), Cache()]
+    parts = [
+        model.decoder(part, memory, memory_padding_mask=real, cache=cache)
+        for part in target.split([2, 1, 2], dim=1)
+    ]
+    assert len(calls) == 2  # once a layer
+    assert abs((gf.cat(parts, dim=1) - whole).detach().numpy()).max() < 1e-12

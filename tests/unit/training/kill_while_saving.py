@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from glassformer.training import durable
+from glassformer import durable
+from glassformer.durable import clean_leftovers
 from glassformer.training.checkpoint import (
     Checkpoint,
     list_checkpoints,
@@ -23,7 +24,6 @@ from glassformer.training.checkpoint import (
     remove_old_checkpoints,
     save_checkpoint,
 )
-from glassformer.training.durable import clean_leftovers
 from tests.unit.training.faulty_os import FaultyOs
 
 

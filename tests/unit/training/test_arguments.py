@@ -46,6 +46,7 @@ def test_defaults_are_hugging_faces():
     assert {name: ours[name] for name in HUGGING_FACE_DEFAULTS} == HUGGING_FACE_DEFAULTS
     assert ours.keys() - HUGGING_FACE_DEFAULTS.keys() == {
         "output_dir",
+        "overwrite_output_dir",
         "max_skipped_steps",
         "device",
     }

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import glassformer as gf
-from glassformer import nn
-from glassformer.training import durable
+from glassformer import durable, nn
 from glassformer.training.checkpoint import (
     Checkpoint,
     CheckpointError,

@@ -3,7 +3,14 @@ import sys
 
 import pytest
 
-from glassformer.training import ProgressCallback, TrainerState
+from glassformer.training import (
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerState,
+    TrainingArguments,
+)
+from tests.unit.training.models import Bigram, windows
 
 
 def run(monkeypatch, with_tqdm):
@@ -37,3 +44,23 @@ def test_tqdm_bar(monkeypatch):
     pytest.importorskip("tqdm")
     shown = run(monkeypatch, with_tqdm=True)
     assert "200/200" in shown and "eval=2.25" in shown and "loss=2.5" in shown
+
+
+def test_without_a_terminal_every_row_of_the_log_is_a_line(tmp_path, capsys):
+    args = TrainingArguments(
+        str(tmp_path), max_steps=6, logging_steps=2, eval_strategy="steps", eval_steps=3
+    )
+    Trainer(Bigram(), args, train_dataset=windows(), eval_dataset=windows(20)).train()
+    captured = capsys.readouterr()
+    lines = [line.split("  ") for line in captured.err.splitlines()]
+    assert [line[0] for line in lines] == [f"step {n}/6" for n in (2, 3, 4, 6, 6)]
+    assert [line[1].split()[0] for line in lines] == ["loss", "eval", "loss", "loss", "eval"]
+    assert captured.out == "", "what a program prints stays its own"
+
+
+def test_a_quiet_training_is_one_without_the_printer(tmp_path, capsys):
+    args = TrainingArguments(str(tmp_path), max_steps=2, logging_steps=1)
+    trainer = Trainer(Bigram(), args, train_dataset=windows())
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    assert capsys.readouterr().err == ""

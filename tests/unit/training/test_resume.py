@@ -180,6 +180,40 @@ def test_leftovers_of_a_kill_are_cleaned_at_the_start(whole, tmp_path):
     assert [p.name for p in list_checkpoints(tmp_path)] == ["checkpoint-13", "checkpoint-14"]
 
 
+def test_the_checkpoints_of_another_run_are_refused_or_replaced(whole, tmp_path):
+    """Later ones would be taken for this run's newest, and rotation would delete this run's own."""
+    shutil.copytree(whole / "checkpoint-9", tmp_path / "checkpoint-9")
+    (tmp_path / "notes.txt").write_text("mine")
+    settings = {"max_steps": 3, "save_total_limit": 1}
+    for source in (None, str(whole / "checkpoint-2")):
+        with pytest.raises(CheckpointError, match="holds checkpoint-9 of another run") as caught:
+            trainer_in(tmp_path, **settings).train(resume_from_checkpoint=source)
+        for remedy in ("resume_from_checkpoint=True", "overwrite_output_dir=True"):
+            assert remedy in str(caught.value)
+        assert [p.name for p in list_checkpoints(tmp_path)] == ["checkpoint-9"]
+    trainer_in(tmp_path, overwrite_output_dir=True, **settings).train()
+    assert [p.name for p in list_checkpoints(tmp_path)] == ["checkpoint-3"]
+    assert (tmp_path / "notes.txt").exists()
+
+
+def test_overwriting_deletes_nothing_of_the_run_that_is_resumed(whole, tmp_path):
+    shutil.copytree(whole / "checkpoint-12", tmp_path / "checkpoint-12")
+    trainer_in(tmp_path, overwrite_output_dir=True).train(resume_from_checkpoint=True)
+    names = [p.name for p in list_checkpoints(tmp_path)]
+    assert names == ["checkpoint-12", "checkpoint-13", "checkpoint-14"]
+
+
+def test_a_run_that_has_reached_its_end_says_that_nothing_is_left(whole, tmp_path):
+    shutil.copytree(whole / "checkpoint-14", tmp_path / "checkpoint-14")
+    trainer = trainer_in(tmp_path)
+    words = "checkpoint-14 is at step 14 of 14: nothing is left to train; raise max_steps"
+    with pytest.warns(UserWarning, match=words):
+        trainer.train(resume_from_checkpoint=True)
+    assert bits(parameters_of(trainer.model)) == bits(
+        load_checkpoint(whole / "checkpoint-14").weights
+    )
+
+
 def refused(whole, step=5, **changes):
     """Resume with changed settings; return the error, having checked that nothing was touched."""
     trainer = trainer_in(whole.parent / "other", save_strategy="no", **changes)

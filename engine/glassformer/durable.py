@@ -6,11 +6,13 @@ place; what was there before stays until then. Whoever starts next calls `clean_
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 _SAVING = ".gf-saving"  # being written
 _REPLACED = ".gf-replaced"  # the predecessor of a folder that is just being renamed into place
@@ -37,6 +39,26 @@ def write_file(path: Path, data: bytes) -> None:
     _discard(temporary)
     try:
         write_new_file(temporary, data)
+        os.replace(temporary, path)
+    except BaseException:
+        _discard(temporary)
+        raise
+    _sync_folder(path.parent)
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """Give a file to write; afterwards it is at `path`, whole. If the body raises, nothing changed.
+
+    For what is too large to be held in memory for `write_file`.
+    """
+    temporary = _hidden(path, _SAVING)
+    _discard(temporary)
+    try:
+        with open(temporary, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         _discard(temporary)
@@ -101,6 +123,15 @@ def clean_leftovers(folder: Path) -> None:
                 continue
         if entry.name.endswith((_SAVING, _DELETING, _REPLACED)):
             _discard(entry)
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file's content, to tell whether it is what it was."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(_CHUNK):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def _hidden(path: Path, suffix: str) -> Path:

@@ -2,8 +2,8 @@ import errno
 
 import pytest
 
-from glassformer.training import durable
-from glassformer.training.durable import clean_leftovers, new_folder, remove_folder, write_file
+from glassformer import durable
+from glassformer.durable import clean_leftovers, new_file, new_folder, remove_folder, write_file
 from tests.unit.training.faulty_os import FaultyOs
 
 
@@ -28,6 +28,20 @@ def test_folder_appears_whole_and_replaces_whole(tmp_path):
     put(path, "two")
     assert content(path) == ["two", "twotwo"]
     assert names(path.parent) == ["x"]
+
+
+def test_file_written_piece_by_piece_appears_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "x"
+    for text in (b"one", b"two"):
+        with new_file(path) as file:
+            file.write(text)
+            file.write(text)
+            assert not path.exists() if text == b"one" else path.read_bytes() == b"oneone"
+    assert path.read_bytes() == b"twotwo"
+    with pytest.raises(KeyError), new_file(path) as file:
+        file.write(b"new")
+        raise KeyError
+    assert path.read_bytes() == b"twotwo" and names(tmp_path) == ["x"]
 
 
 def test_error_in_the_body_changes_nothing(tmp_path):

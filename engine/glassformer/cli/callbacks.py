@@ -1,0 +1,64 @@
+"""What the commands that train have a `Trainer` do beside training."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from typing import Any
+
+from glassformer.training import TrainerCallback
+
+
+class Interrupt(TrainerCallback):
+    """Makes the first Ctrl-C finish the step, save and stop; the second stops at once."""
+
+    def __init__(self) -> None:
+        self.wanted = False
+        self._before: Any = None
+
+    def __enter__(self) -> None:
+        try:
+            self._before = signal.signal(signal.SIGINT, self._note)
+        except ValueError:  # not in the main thread: signals go elsewhere
+            self._before = None
+
+    def __exit__(self, *details: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _note(self, number: int, frame: Any) -> None:
+        self.wanted = True
+        signal.signal(signal.SIGINT, self._before)
+        print("\nfinishing this step and saving (again to stop at once)", file=sys.stderr)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Ask for a checkpoint and the end, if interrupted."""
+        if self.wanted:
+            control.should_save = control.should_training_stop = True
+
+
+class LastStep(TrainerCallback):
+    """Evaluates and saves after the last step, whatever the interval: it may be the best."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Ask for both."""
+        if state.global_step == state.max_steps:
+            control.should_evaluate = control.should_save = True
+
+
+class Report(TrainerCallback):
+    """Where no terminal shows progress: a line for every evaluation."""
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Print how far training is."""
+        metrics = kwargs["metrics"]
+        loss = metrics.get("eval_loss")
+        if loss is not None:
+            rows = [row for row in state.log_history if "eta_seconds" in row]
+            left = f", about {rows[-1]['eta_seconds']:.0f} s left" if rows else ""
+            right = (
+                f", accuracy {metrics['eval_accuracy']:.3f}" if "eval_accuracy" in metrics else ""
+            )
+            step = f"step {state.global_step}/{state.max_steps}"
+            print(f"{step}  validation loss {loss:.3f}{right}{left}")
+            sys.stdout.flush()

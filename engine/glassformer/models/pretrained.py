@@ -1,0 +1,353 @@
+"""PretrainedModel: a model that is read from, and written to, a folder as the hub serves it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+import numpy as np
+
+from glassformer.dtypes import DType, as_dtype
+from glassformer.durable import new_file
+from glassformer.graph import no_grad
+from glassformer.models.config import CONFIG_FILE, ConfigError, PretrainedConfig
+from glassformer.models.loading import hub_arrays, load_weights
+from glassformer.models.names import Names, Place
+from glassformer.models.safetensors_file import WeightsError, open_weights, write_weights
+from glassformer.models.safetensors_header import shown
+from glassformer.nn import Embedding, Module, init
+from glassformer.random import Generator
+from glassformer.rematerialisation import checkpoint
+from glassformer.tensor import Tensor
+
+Self = TypeVar("Self", bound="PretrainedModel")
+
+
+class HubTensor(NamedTuple):
+    """A tensor of a model, under one of its names, and where the hub keeps it."""
+
+    name: str
+    tensor: Tensor
+    place: Place
+
+
+class PretrainedModel(Module):
+    """The base class of the families' models.
+
+    A subclass makes its layers in `build`. A model with a head holds the bare model as the
+    attribute that `base_model_prefix` names, as Hugging Face's classes do.
+
+    Args:
+        config: the shape.
+        generator: draws the weights; default: the default generator.
+
+    Raises:
+        TypeError, ValueError: the config is another family's, or a setting is wrong.
+    """
+
+    config_class: ClassVar[type[PretrainedConfig]]
+    base_model_prefix: ClassVar[str] = ""
+    names: ClassVar[Names] = Names({})  # of the bare model's tensors
+    head_names: ClassVar[Names] = Names({})  # of those that a head adds
+    optional: ClassVar[tuple[str, ...]] = ()  # parts of the bare model that not all have
+    ignored_keys: ClassVar[tuple[str, ...]] = ()  # ends of keys: buffers that we compute ourselves
+
+    config: Any
+    checkpoints_blocks: bool = False
+
+    def __init__(self, config: PretrainedConfig, generator: Generator | None = None) -> None:
+        if not isinstance(config, self.config_class):
+            raise TypeError(
+                f"{type(self).__name__} takes a {self.config_class.__name__}, got {config!r}; "
+                f"{type(self).__name__}.from_pretrained(folder) loads a folder"
+            )
+        self.config = config
+        part_of_another = init.is_skipped()
+        if not part_of_another:
+            config.check()
+        try:
+            with init.skip():
+                self.build(config)
+        except MemoryError as error:
+            raise ValueError(
+                f"a {type(self).__name__} of this config takes more memory than there is ({error})"
+            ) from error
+        if not part_of_another:
+            self.init_parameters({name for name, _ in self.named_parameters()}, generator)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the hooks and `forward`, as any module.
+
+        Raises:
+            TypeError: an array or a list is given in place of a tensor.
+        """
+        inputs = {f"input {place}": value for place, value in enumerate(args)}
+        for name, value in {**inputs, **kwargs}.items():
+            _check_is_no_array(name, value)
+        return super().__call__(*args, **kwargs)
+
+    def build(self, config: Any) -> None:
+        """Make the layers; their weights are filled in afterwards."""
+        raise NotImplementedError(f"{type(self).__name__} defines no build()")
+
+    def init_parameters(self, fresh: set[str], generator: Generator | None = None) -> None:
+        """Fill the named parameters; the row of an embedding that stands for padding is 0."""
+        for name, parameter in self.named_parameters():
+            if name in fresh:
+                self.init_parameter(name, parameter, generator)
+        for prefix, module in self.named_modules():
+            is_fresh = f"{prefix}.weight" in fresh
+            if is_fresh and isinstance(module, Embedding) and module.padding_idx is not None:
+                with no_grad():
+                    module.weight[module.padding_idx] = 0.0
+
+    def init_parameter(self, name: str, parameter: Tensor, generator: Generator | None) -> None:
+        """Fill a fresh parameter: N(0, initializer_range²), biases 0, gains of norms 1."""
+        if parameter.ndim >= 2:
+            init.normal_(parameter, std=self.config.initializer_range, generator=generator)
+        elif name.endswith("bias"):
+            init.zeros_(parameter)
+        else:
+            init.ones_(parameter)
+
+    def drop_pooler(self) -> None:
+        """Do without the layer that makes one vector of the whole input, if there is one."""
+
+    def check_length(self, input_ids: Tensor) -> None:
+        """Raise ValueError unless `input_ids` are (B, T), 1 ≤ T ≤ max_position_embeddings."""
+        check_ids(input_ids)
+        if input_ids.shape[1] == 0:
+            raise ValueError(f"input_ids {input_ids.shape} hold no token, not even padding")
+        limit = self.config.max_position_embeddings
+        if input_ids.shape[1] > limit:
+            raise ValueError(
+                f"{input_ids.shape[1]} tokens exceed the model's max_position_embeddings={limit}; "
+                "truncate the input: tokenizer(text, truncation=True)"
+            )
+
+    def gradient_checkpointing_enable(self, enable: bool = True) -> None:
+        """While training, keep each block's input alone, and compute the block again in backward.
+
+        Memory for activations then grows with the blocks' number rather than with all they
+        compute, for about a third more time. Chen et al. 2016, "Training Deep Nets with Sublinear
+        Memory Cost".
+        """
+        for module in self.modules():
+            if isinstance(module, PretrainedModel):
+                module.checkpoints_blocks = enable
+
+    def run_blocks(
+        self,
+        blocks: Sequence[Module],
+        x: Tensor,
+        output_hidden_states: bool,
+        *,
+        cache: Any = None,
+        **settings: Any,
+    ) -> tuple[Tensor, tuple[Tensor, ...] | None]:
+        """Pass x (B, T, C) through blocks in a row; return the last state, and all if asked for.
+
+        `cache[i]` goes to block i, the other settings to every block.
+        """
+        states = [x]
+        for index, block in enumerate(blocks):
+            if cache is not None:
+                settings["cache"] = cache[index]
+            if self.checkpoints_blocks and self.training:
+                x = checkpoint(partial(block, **settings), x)
+            else:
+                x = block(x, **settings)
+            if output_hidden_states:
+                states.append(x)
+        return x, tuple(states) if output_hidden_states else None
+
+    @property
+    def base_model(self) -> PretrainedModel:
+        """The model without its head; itself if it has none."""
+        found: PretrainedModel = getattr(self, self.base_model_prefix or " ", self)
+        return found
+
+    def hub_tensors(self) -> Iterator[HubTensor]:
+        """Yield every tensor that is saved, under every name that leads to it, with its place."""
+        base = self.base_model
+        prefix = "" if base is self else f"{self.base_model_prefix}."
+        for name, tensor in self.named_tensors(persistent=True):
+            if ".adapter." in name:  # saved apart, see `models/lora.py`
+                continue
+            if name.startswith(prefix):
+                place = base.names.place(name.removeprefix(prefix), self.config, prefix)
+            else:
+                place = self.head_names.place(name, self.config)
+            yield HubTensor(name, tensor, place)
+
+    @classmethod
+    def from_pretrained(
+        cls: type[Self],
+        folder: str | Path,
+        *,
+        config: PretrainedConfig | None = None,
+        dtype: Any = "auto",
+        ignore_mismatched_sizes: bool = False,
+        **overrides: Any,
+    ) -> Self:
+        """Load `config.json` and `model.safetensors` (or its shards) of a folder.
+
+        A head that the checkpoint lacks, as a bare pre-trained model does, starts fresh, and a head
+        that this class has no place for is left out; either is told in a warning. Anything else
+        that doesn't fit is an error. The model comes in evaluation mode.
+
+        Args:
+            folder: as the hub serves it. Nothing is ever downloaded.
+            config: in place of the folder's.
+            dtype: what to hold the weights in. "auto" is as they are stored: half precision stays
+                compact, and layers widen it to float32 while they compute.
+            ignore_mismatched_sizes: tensors of another shape start fresh.
+            overrides: settings that replace those of the config, such as `num_labels=3`.
+
+        Raises:
+            WeightsError: files are missing or damaged, or keys are missing, unexpected or of
+                another shape: every one is listed.
+            ConfigError: a setting of the folder is wrong; it is a WeightsError and a TypeError.
+            TypeError: an argument is wrong.
+        """
+        kept = _weights_dtype(dtype)
+        if config is None:
+            config = cls.config_class.from_pretrained(folder, **overrides)
+        elif overrides:
+            raise TypeError(f"give either a config or settings, not both: {', '.join(overrides)}")
+        elif isinstance(config, PretrainedConfig):
+            config.check()
+        try:
+            weights = open_weights(folder)
+        except OSError as error:
+            raise WeightsError.about(
+                folder, f"cannot be read ({error.strerror})", "check its permissions"
+            ) from error
+        with weights:
+            if isinstance(config, PretrainedConfig) and not ignore_mismatched_sizes:
+                config.check_against(weights)
+            with init.skip():
+                model = cls._built(config, folder)
+            fresh, left_out = load_weights(model, weights, kept, ignore_mismatched_sizes)
+        model.init_parameters(set(fresh))
+        _warn(cls.__name__, folder, fresh, left_out)
+        return model.eval()
+
+    @classmethod
+    def _built(cls: type[Self], config: PretrainedConfig, folder: str | Path) -> Self:
+        try:
+            return cls(config)
+        except ValueError as error:
+            raise ConfigError(f"{Path(folder) / CONFIG_FILE}: {error}") from error
+
+    def save_pretrained(self, folder: str | Path, max_shard_size: int | str = "5GB") -> None:
+        """Write `config.json` and `model.safetensors` under the hub's names.
+
+        Each file is replaced only once its successor is whole on disk: where there is no space for
+        all of them, the old ones stay.
+
+        Raises:
+            ValueError: a setting can't be written, or `max_shard_size` is no size.
+            OSError: the disk is full, the folder is a file or read-only, and so on.
+        """
+        arrays, files = hub_arrays(self), self.small_files()
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as written:
+            for name, content in files.items():
+                file = written.enter_context(new_file(folder / name))
+                file.write(content)
+                file.flush()  # a full disk is told before the weights are replaced
+            write_weights(folder, arrays, {"format": "pt"}, max_shard_size)
+
+    def small_files(self) -> dict[str, bytes]:
+        """Return what is saved beside the weights, by the files' names."""
+        dtypes = {parameter.dtype for parameter in self.parameters() if parameter.ndim >= 2}
+        stored = min(dtypes, key=lambda dtype: dtype.itemsize).name if dtypes else "float32"
+        config = replace(self.config, architectures=[type(self).__name__], dtype=stored)
+        return {CONFIG_FILE: config.to_json()}
+
+
+def check_ids(input_ids: Tensor) -> None:
+    """Check that `input_ids` are a tensor (B, T).
+
+    Raises:
+        TypeError: they are something else, None for one.
+        ValueError: they have another number of dimensions.
+    """
+    if not isinstance(input_ids, Tensor):
+        raise TypeError(
+            f"input_ids must be a Tensor, got {shown(input_ids)}; glassformer.tensor(...) makes one"
+        )
+    if input_ids.ndim != 2:
+        raise ValueError(f"input_ids must be (batch, length), got {input_ids.shape}")
+
+
+def padding_mask(attention_mask: Tensor | None, shape: tuple[int, ...]) -> Tensor | None:
+    """Return what is real as bool (B, T), of 1s and 0s of that shape; None where all is real.
+
+    Raises:
+        ValueError: the mask has another shape, or holds anything else.
+    """
+    if attention_mask is None:
+        return None
+    if attention_mask.shape != tuple(shape):
+        raise ValueError(f"attention_mask is {attention_mask.shape}, but input_ids {tuple(shape)}")
+    return real_positions(attention_mask)
+
+
+def real_positions(attention_mask: Tensor) -> Tensor | None:
+    """Return as bool what is 1 in a mask of 1s and 0s; None where all is.
+
+    Raises:
+        ValueError: the mask holds anything else, such as -inf, to be added to scores.
+    """
+    real = attention_mask != 0
+    if bool((real != (attention_mask == 1)).any()):
+        raise ValueError("attention_mask must be 1 for a token and 0 for padding, and nothing else")
+    return None if bool(real.all()) else real
+
+
+def _check_is_no_array(name: str, value: Any) -> None:
+    """Raise TypeError for what users of other libraries pass where a tensor is expected."""
+    is_torch = type(value).__module__.partition(".")[0] == "torch"
+    if is_torch or isinstance(value, np.ndarray | np.generic | list | tuple | str):
+        raise TypeError(
+            f"{name} must be a Tensor, got {type(value).__module__}.{type(value).__name__}; "
+            "glassformer.tensor(...) makes one"
+        )
+
+
+def _weights_dtype(dtype: Any) -> DType | None:
+    """Return what to hold weights in, None for what they are stored in."""
+    if dtype is None or isinstance(dtype, str) and dtype == "auto":
+        return None
+    kept = as_dtype(dtype)
+    if not kept.is_floating_point:
+        raise TypeError(f"weights are floats; dtype must be 'auto' or of floats, got {kept}")
+    return kept
+
+
+def _warn(model: str, folder: str | Path, fresh: list[str], left_out: list[str]) -> None:
+    if fresh:
+        warnings.warn(
+            f"{folder} has no {_some(fresh)}: {model} starts with fresh ones; train it before "
+            "you believe what it says",
+            stacklevel=3,
+        )
+    if left_out:
+        warnings.warn(
+            f"{folder} also holds {_some(left_out)}, which {model} has no place for",
+            stacklevel=3,
+        )
+
+
+def _some(names: list[str]) -> str:
+    """Name a few of many."""
+    first, rest = names[:8], len(names) - 8
+    return ", ".join(first) + (f" and {rest} more" if rest > 0 else "")

@@ -1,0 +1,46 @@
+"""Matrix products of few rows, which take another way than the rest."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import glassformer as gf
+from glassformer.backends import numpy_backend
+
+TOLERANCE = {"float64": 1e-12, "float32": 1e-4, "float16": 2e-2}
+
+
+@given(
+    st.integers(0, 5),
+    st.sampled_from([0, 1, 3, 300]),
+    st.sampled_from([0, 1, 2, 4000]),
+    st.sampled_from([*TOLERANCE]),
+    st.booleans(),
+)
+def test_few_rows(rows, inner, columns, dtype, transposed):
+    """Either layout of the second matrix, shared by threads or not, gives the sum of products."""
+    rng = np.random.default_rng(rows)
+    x = rng.standard_normal((rows, inner)).astype(dtype)
+    weight = rng.standard_normal((columns, inner)).astype(dtype)
+    y = weight.T if transposed else np.ascontiguousarray(weight.T)
+    found = numpy_backend.matmul(x, y)
+    assert found.dtype == x.dtype
+    expected = np.einsum("mk,nk->mn", x.astype("float64"), weight.astype("float64"))
+    bound = TOLERANCE[dtype] * max(1.0, np.sqrt(inner))
+    np.testing.assert_allclose(found, expected, atol=bound, rtol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_the_number_of_threads_changes_nothing(rows):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((rows, 256), dtype=np.float32)
+    weight = rng.standard_normal((8192, 256), dtype=np.float32)
+    before, found = gf.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            gf.set_num_threads(threads)
+            found.append(numpy_backend.matmul(x, weight.T))
+    finally:
+        gf.set_num_threads(before)
+    np.testing.assert_array_equal(*found)
