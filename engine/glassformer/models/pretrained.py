@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -262,7 +263,8 @@ class PretrainedModel(Module):
             for name, content in files.items():
                 file = written.enter_context(new_file(folder / name))
                 file.write(content)
-                file.flush()  # a full disk is told before the weights are replaced
+                file.flush()
+                os.fsync(file.fileno())  # a full disk is told before the weights are replaced
             write_weights(folder, arrays, {"format": "pt"}, max_shard_size)
 
     def small_files(self) -> dict[str, bytes]:

@@ -9,6 +9,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import TensorSpec, serialize
 
-from glassformer.durable import write_file
+from glassformer.durable import new_file, write_file
 from glassformer.models.safetensors_header import DTYPES, METADATA, WeightsError, check_text, shown
 from glassformer.models.weight_files import INDEX, SINGLE
 
@@ -43,11 +44,16 @@ def write_safetensors(
         WeightsError: a name or type that the format doesn't have.
         OSError: the disk is full, the folder missing, and so on.
     """
+    write_file(Path(path), _content(path, arrays, metadata))
+
+
+def _content(
+    path: str | os.PathLike[str], arrays: Arrays, metadata: Mapping[str, str] | None
+) -> bytes:
     try:
-        data = safetensors_bytes(arrays, metadata)
+        return safetensors_bytes(arrays, metadata)
     except ValueError as error:
         raise WeightsError.about(path, str(error), "nothing was written") from error
-    write_file(Path(path), data)
 
 
 def safetensors_bytes(arrays: Arrays, metadata: Mapping[str, str] | None = None) -> bytes:
@@ -83,10 +89,10 @@ def write_weights(
 ) -> None:
     """Write a folder's weights: `model.safetensors`, or shards and their index where it is too big.
 
-    Weights that the folder had before are replaced or removed, and other files left alone. A kill
-    leaves the old weights, the new, or, where shards take the place of shards, possibly a folder
-    that `open_weights` refuses; never a mixture. (To have the old or the new always, write into
-    `durable.new_folder`.)
+    Weights that the folder had before are replaced or removed, and other files left alone. A full
+    disk leaves the old ones. A kill leaves the old weights, the new, or, where shards take the
+    place of shards, possibly a folder that `open_weights` refuses; never a mixture. (To have the
+    old or the new always, write into `durable.new_folder`.)
 
     Args:
         folder: must exist.
@@ -108,11 +114,13 @@ def write_weights(
         _remove_shards(folder, keep=set())
         return
     names = [f"model-{i:05}-of-{len(shards):05}.safetensors" for i in range(1, len(shards) + 1)]
-    (folder / INDEX).unlink(missing_ok=True)  # it must not name files of which some are new
-    weight_map: dict[str, str] = {}
-    for name, shard in zip(names, shards, strict=True):
-        write_safetensors(folder / name, shard, metadata)
-        weight_map.update(dict.fromkeys(shard, name))
+    with ExitStack() as written:
+        for name, shard in zip(names, shards, strict=True):
+            file = written.enter_context(new_file(folder / name))
+            file.write(_content(folder / name, shard, metadata))
+            file.flush()
+            os.fsync(file.fileno())  # a full disk is told here: all the old ones are still in place
+        (folder / INDEX).unlink(missing_ok=True)  # it must not name files of which some are new
     index = {
         "metadata": {
             "total_parameters": sum(array.size for array in arrays.values()),

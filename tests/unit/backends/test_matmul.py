@@ -7,12 +7,13 @@ from hypothesis import strategies as st
 
 import glassformer as gf
 from glassformer.backends import numpy_backend
+from glassformer.backends.blas import numpy_blas
 
 TOLERANCE = {"float64": 1e-12, "float32": 1e-4, "float16": 2e-2}
 
 
 @given(
-    st.integers(0, 5),
+    st.sampled_from([0, 1, 2, 3, 4, 5, 17, 63, 64]),
     st.sampled_from([0, 1, 3, 300]),
     st.sampled_from([0, 1, 2, 4000]),
     st.sampled_from([*TOLERANCE]),
@@ -44,3 +45,25 @@ def test_the_number_of_threads_changes_nothing(rows):
     finally:
         gf.set_num_threads(before)
     np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.parametrize("core", ["SkylakeX", "Haswell", ""])
+def test_which_matrix_stands_first_changes_nothing(core, monkeypatch):
+    """Whatever CPU OpenBLAS takes this one for."""
+    blas = numpy_blas()
+    if blas is None:
+        pytest.skip("NumPy has no OpenBLAS of its own here")
+    calls = []
+    monkeypatch.setattr(numpy_backend, "numpy_blas", lambda: blas._replace(core=core))
+    way_round = numpy_backend._other_way_round
+
+    def noted(x, y, out):
+        calls.append(x.shape)
+        return way_round(x, y, out)
+
+    monkeypatch.setattr(numpy_backend, "_other_way_round", noted)
+    rng = np.random.default_rng(0)
+    x, weight = rng.standard_normal((16, 96)), rng.standard_normal((200, 96))
+    found = numpy_backend.matmul(x.astype(np.float32), weight.astype(np.float32).T)
+    assert bool(calls) == (core == "SkylakeX")
+    np.testing.assert_allclose(found, x @ weight.T, atol=1e-4)

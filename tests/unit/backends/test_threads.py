@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import glassformer as gf
-from glassformer.backends import threads
+from glassformer.backends.blas import numpy_blas
 from glassformer.backends.threads import (
     get_num_threads,
     grain_for,
@@ -31,8 +31,8 @@ def four_threads():
 
 
 def blas_threads():
-    blas = threads._blas()
-    return None if blas is None else blas[0]()
+    blas = numpy_blas()
+    return None if blas is None else blas.get_num_threads()
 
 
 @given(st.integers(0, 100), st.integers(1, 120), st.integers(1, 4))
