@@ -4,6 +4,7 @@ Without that variable the profile is `ci` where CI is set, else `dev`.
 """
 
 import os
+import signal
 from importlib.util import find_spec
 
 from hypothesis import settings
@@ -14,6 +15,9 @@ if find_spec("torch") and find_spec("triton"):
 
     if not torch.cuda.is_available():
         os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# Whoever runs the suite in the background may have it ignore interrupts; some tests send them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No deadlines: a first call pays for imports and cold caches, and a shared machine stalls at will.
 # Each profile says whether it is random, because Hypothesis's own default changes where CI is set.

@@ -305,3 +305,7 @@ def __getattr__(name: str) -> Any:
     if name == "pipeline":
         return import_module("glassformer.pipelines").pipeline
     raise AttributeError(f"module 'glassformer' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -486,6 +486,33 @@ def test_wrong_arguments(run, argv):
     assert_refused(run(*argv), "--help")
 
 
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["train", "--stpes", "3"], "glassformer train: error: there is no --stpes; did you mean "
+         "--steps? (see glassformer train --help)\n"),
+        (["embed", "--modle=x", "a text"], "glassformer embed: error: there is no --modle; did you "
+         "mean --model? (see glassformer embed --help)\n"),
+        (["finetune", "--learning", "1"], "glassformer finetune: error: there is no --learning"),
+        (["info", "--zzz"], "glassformer info: error: there is no --zzz (see glassformer info "),
+        (["info", "a", "b"], "glassformer info: error: unrecognized arguments: b (see "),
+        (["--verson"], "glassformer: error: there is no --verson; did you mean --version? "),
+    ],
+)  # fmt: skip
+def test_unknown_options_name_the_command_and_the_nearest_option(run, argv, said):
+    result = run(*argv)
+    assert (result.status, result.err.count("\n")) == (2, 1)
+    assert result.err.startswith(said)
+
+
+@pytest.mark.parametrize("text", ["--not an option", "-- steps", "-1"])
+def test_texts_may_look_like_options(text):
+    from glassformer.cli.parser import build_parser
+
+    for argv in (["classify", "--model", "x", "--", text], ["classify", "--model", "x", text]):
+        assert build_parser().parse_args(argv).texts == [text]
+
+
 def test_full_disk_while_training(run, corpus, tmp_path, monkeypatch):
     from glassformer import durable
     from tests.unit.training.faulty_os import FaultyOs

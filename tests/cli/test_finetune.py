@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip("tokenizers")
 
 import glassformer as gf
+from glassformer.cli.callbacks import Report
 from glassformer.data import AutoTokenizer
 from glassformer.data.tokenizer_training import train_tokenizer
 from glassformer.models.auto import AutoModelForSequenceClassification
@@ -104,6 +105,9 @@ def test_a_model_learns_and_its_folder_is_one_of_the_hubs(run, models, tables, t
     assert "accuracy 1.0000, macro F1 1.0000" in result.out and str(tmp_path) in result.out
     rows = read_log(tmp_path / "log.jsonl")
     assert [row["step"] for row in rows if "eval_accuracy" in row] == list(range(4, 33, 4))
+    shown = run("info", tmp_path).out
+    assert shown.startswith("BertForSequenceClassification")
+    assert "labels          fruit, metal, sport\n" in shown and "accuracy 1, macro_f1 1" in shown
 
 
 def test_transformers_reads_the_result_alike(run, models, tables, tmp_path):
@@ -184,6 +188,42 @@ def test_regression(run, models, tables, tmp_path):
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["problem_type"] == "regression"
     assert logits(tmp_path, ["I like iron"]).shape == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("task", "unit"), [("classification", "nats per text"), ("regression", "squared error")]
+)
+def test_the_curve_names_the_unit_of_the_tasks_loss(run, models, tmp_path, task, unit):
+    table = write(tmp_path / "table.csv", [(text, str(i % 3)) for i, (text, _) in enumerate(ROWS)])
+    argv = ["--model", models / "bert", "--data", table, "--task", task, "--epochs", "1"]
+    assert run("finetune", *argv, "--output", tmp_path / "run").status == 0
+    assert f"loss ({unit})" in (tmp_path / "run" / "loss.svg").read_text()
+
+
+@pytest.mark.parametrize(("different", "hinted"), [(30, True), (3, False)])
+def test_amounts_as_classes_raise_doubt(run, models, tmp_path, different, hinted):
+    rows = [(text, str(i % different / 10)) for i, (text, _) in enumerate(ROWS)]
+    table = write(tmp_path / "table.csv", rows)
+    argv = ["--model", models / "bert", "--data", table, "--epochs", "1"]
+    result = run("finetune", *argv, "--output", tmp_path / "run")
+    assert result.status == 0
+    assert ("--task regression" in result.out) == hinted
+    others = write(tmp_path / "others.csv", [(text, str(i)) for i, (text, _) in enumerate(ROWS)])
+    result = run("finetune", *argv, "--eval", others, "--output", tmp_path / "other")
+    assert_refused(result, "labels that the training texts lack", "--task regression")
+
+
+@pytest.mark.parametrize(("seconds", "lines"), [(0.0, 8), (60.0, 0)])
+def test_without_a_terminal_there_are_lines_between_evaluations(
+    run, models, tables, tmp_path, monkeypatch, seconds, lines
+):
+    monkeypatch.setattr(Report, "seconds_between", seconds)
+    argv = ["--model", models / "bert", "--data", tables / "train.csv", "--epochs", "1"]
+    result = run("finetune", *argv, "--batch-size", "7", "--output", tmp_path)
+    shown = [line for line in result.out.splitlines() if "training loss" in line]
+    assert len(shown) == lines
+    assert all(line.startswith(f"step {i}/8  ") for i, line in enumerate(shown, 1))
+    assert result.out.count("validation loss") == 1
 
 
 def test_pairs_of_texts(run, models, tmp_path):
@@ -319,6 +359,8 @@ def test_arguments_that_cannot_be_met(run, models, tables, tmp_path, change, par
         (b"text,label\na,x\nb,x\n", ["every text has the label 'x'"]),
         (b"text,label\na,x\nb,\n", ["line 3", "label is empty"]),
         (b"text,label\na,x\nb,c,y\n", ["line 3", "3 fields"]),
+        (b"text;label\na;x\nb, c;y\n", ["'text;label'", "semicolons", "with commas"]),
+        (b"text\tlabel\na\tx\n", ["'text\\tlabel'", "tabs", "end in .tsv"]),
         (b'text,label\na,x\n"b,y\n', ["line 3", "quote"]),
         (b"text,label\na,x\n\xe4,y\n", ["line 3", "0xe4", "UTF-8"]),
     ],

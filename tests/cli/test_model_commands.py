@@ -117,6 +117,65 @@ def test_classify_a_table_into_a_file(folder, capsys, tmp_path):
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("table.csv", 'label,body\na,"the cat, sat"\nb,bob\n'),
+        ("table.TSV", "label\tbody\na\tthe cat, sat\nb\tbob\n"),
+        ("table.ndjson", '{"label": "a", "body": "the cat, sat"}\n\n{"body": "bob"}\n'),
+        ("table.txt", "the cat, sat\nbob"),
+    ],
+)
+def test_tables_are_read_as_finetune_reads_them(folder, capsys, tmp_path, name, content):
+    table = tmp_path / name
+    table.write_text(content)
+    column = [] if name.endswith(".txt") else ["--text-column", "body"]
+    status, rows, _ = run(capsys, "embed", "--model", folder(BertModel), "--input", table, *column)
+    assert (status, [row["text"] for row in rows]) == (0, ["the cat, sat", "bob"])
+
+
+@pytest.mark.parametrize("model_class", [BertForSequenceClassification, GPT2LMHeadModel])
+def test_info_of_a_hub_folder(model_class, folder, capsys):
+    assert main(["info", folder(model_class)]) == 0
+    shown, err = capsys.readouterr()
+    model = model_class.from_pretrained(folder(model_class))
+    assert shown.startswith(f"{model!r}\n") and err == ""
+    assert f"{model.num_parameters():,} parameters\n" in shown
+
+
+def test_a_hub_folder_is_no_run_and_says_what_to_type(folder, capsys):
+    model = folder(GPT2LMHeadModel)
+    status, _, err = run(capsys, "generate", model, "--prompt", "the")
+    assert status == 2 and err.endswith(f"train: glassformer generate --model {model}\n")
+
+
+@pytest.mark.parametrize("command", ["generate", "embed", "classify", "fill-mask", "finetune"])
+def test_a_run_of_train_is_no_hub_folder_and_says_what_to_type(command, capsys, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"vocab_size": 3, "n_layer": 1}))
+    (tmp_path / "vocabulary.json").write_text("{}")
+    text = {"generate": ["--prompt", "x"], "finetune": ["--data", "x.csv"]}.get(command, ["x"])
+    if command == "finetune":
+        text += ["--output", tmp_path / "out"]
+    status, _, err = run(capsys, command, "--model", tmp_path, *text)
+    assert status == 2 and err.endswith(f"glassformer generate {tmp_path}\n")
+
+
+@pytest.mark.parametrize("command", ["generate", "info"])
+@pytest.mark.parametrize("config", ['{"vocab_size": 3}', "[]", "{"])
+def test_nobody_is_told_to_overwrite_a_folder_that_is_no_run(command, config, capsys, tmp_path):
+    (tmp_path / "config.json").write_text(config)
+    (tmp_path / "model.safetensors").write_bytes(b"somebody's work")
+    status, _, err = run(capsys, command, tmp_path)
+    assert status == 2 and "--overwrite" not in err and err.count("\n") == 1
+
+
+def test_more_new_tokens_than_positions_advises_options_that_there_are(folder, capsys):
+    argv = ["--prompt", "the", "--max-new-tokens", "500"]
+    status, _, err = run(capsys, "generate", "--model", folder(GPT2LMHeadModel), *argv)
+    assert status == 2 and "new tokens with --max-new-tokens, or shorten the prompt" in err
+    assert "on_overflow" not in err
+
+
 def test_fill_mask(folder, capsys, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("the [MASK] sat\n[MASK] and [MASK]\n")
@@ -173,10 +232,17 @@ def test_a_failure_leaves_the_old_output(folder, capsys, tmp_path):
         (["embed", "--model", "nowhere", "x"], "the folder does not exist"),
         (["embed", "--model", "MODEL", "--input", "nowhere"], "nowhere: No such file"),
         (["embed", "--model", "MODEL", "x", "--input", "y"], "not both"),
-        (["embed", "--model", "MODEL", "x", "--text-column", "y"], "column of a .jsonl file"),
-        (["embed", "--model", "MODEL", "--input", "TABLE"], "no text in column 'text', only body"),
+        (
+            ["embed", "--model", "MODEL", "x", "--text-column", "y"],
+            "column of a .csv, .tsv or .jsonl file",
+        ),
+        (
+            ["embed", "--model", "MODEL", "--input", "TABLE"],
+            "no column 'text'; its columns are body",
+        ),
         (["embed", "--model", "MODEL", "--input", "BROKEN"], "line 1: not valid JSON"),
         (["embed", "--model", "MODEL", "x", "--device", "abacus"], "abacus"),
+        (["embed", "--model", "MODEL", "x", "--max-length", "33"], "more than the 32 tokens that"),
         (["embed", "--model", "MODEL", "x", "--output", "/no/such/folder/x"], "No such file"),
         (["fill-mask", "--model", "MODEL", "the cat"], "there is no [MASK] in 'the cat'"),
         (["generate", "--model", "MODEL", "--prompt", "x"], "there is none of model_type 'bert'"),

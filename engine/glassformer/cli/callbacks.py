@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from typing import Any
 
 from glassformer.training import TrainerCallback
@@ -47,18 +48,38 @@ class LastStep(TrainerCallback):
 
 
 class Report(TrainerCallback):
-    """Where no terminal shows progress: a line for every evaluation."""
+    """Where no terminal shows progress: a line for every evaluation, and between them for the log.
+
+    Of rows of the log that follow fast only one in ten seconds is shown.
+    """
+
+    seconds_between = 10.0
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start the clock."""
+        self._last = time.monotonic()
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Print how far training is, unless a line was just printed."""
+        loss = (kwargs.get("logs") or {}).get("loss")
+        if loss is not None and time.monotonic() - self._last >= self.seconds_between:
+            self._print(state, f"training loss {loss:.3f}")
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Print how far training is."""
         metrics = kwargs["metrics"]
         loss = metrics.get("eval_loss")
         if loss is not None:
-            rows = [row for row in state.log_history if "eta_seconds" in row]
-            left = f", about {rows[-1]['eta_seconds']:.0f} s left" if rows else ""
             right = (
                 f", accuracy {metrics['eval_accuracy']:.3f}" if "eval_accuracy" in metrics else ""
             )
-            step = f"step {state.global_step}/{state.max_steps}"
-            print(f"{step}  validation loss {loss:.3f}{right}{left}")
-            sys.stdout.flush()
+            self._print(state, f"validation loss {loss:.3f}{right}")
+
+    def _print(self, state: Any, what: str) -> None:
+        rows = [row for row in state.log_history if "eta_seconds" in row]
+        left = f", about {rows[-1]['eta_seconds']:.0f} s left" if rows else ""
+        print(f"step {state.global_step}/{state.max_steps}  {what}{left}", flush=True)
+        self._last = time.monotonic()

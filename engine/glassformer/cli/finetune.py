@@ -18,6 +18,7 @@ from typing import Any
 from glassformer.cli.callbacks import Interrupt
 from glassformer.cli.errors import CommandError
 from glassformer.cli.finetune_task import TASKS, Task, encode, longest, settle_padding
+from glassformer.cli.folder_kinds import refuse_run_of_train
 from glassformer.cli.run_folder import (
     ADAPTER_FOLDER,
     CURVE_FILE,
@@ -138,6 +139,7 @@ def _plan(folder: Path, settings: Settings, begun: dict[str, Any] | None) -> Pla
     source = Path(settings["model"])
     if source.resolve() == folder.resolve():
         raise CommandError(f"--output {folder} is the --model itself; choose another --output")
+    refuse_run_of_train(source)
     learnt, judged = _read(settings)
     task = TASKS[settings["task"]].of(learnt)
     task.targets(judged)  # complains of labels that training texts lack
@@ -272,6 +274,7 @@ def _finetune(plan: Plan) -> int:
             callbacks=callbacks(interrupt),
             optimizers=(_optimizer(plan.model, plan.settings), None),
         )
+        trainer.loss_unit = plan.task.loss_unit
         if not train(trainer, interrupt, "finetune", resuming=plan.resuming):
             return 130
         found = trainer.predict(judged)
@@ -361,7 +364,7 @@ def _introduce(plan: Plan) -> None:
         f"parameters, {trained:,} of them trained\n"
         f"run    {plan.folder} (log: {plan.folder / LOG_FILE})"
     )
-    for note in plan.notes:
+    for note in [*plan.notes, *plan.task.doubts(plan.learnt)]:
         print(f"note   {note}")
     sys.stdout.flush()
 

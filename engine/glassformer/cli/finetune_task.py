@@ -32,10 +32,12 @@ class Task:
 
     Attributes:
         problem_type: as a model's config says it.
+        loss_unit: what the loss is measured in.
         id2label: the name of each output.
     """
 
     problem_type: str
+    loss_unit: str
     id2label: dict[int, str]
 
     @classmethod
@@ -67,11 +69,16 @@ class Task:
         """Return what the labels are, in words."""
         raise NotImplementedError
 
+    def doubts(self, data: LabelledTexts) -> list[str]:
+        """Return what speaks against this task for these labels."""
+        return []
+
 
 class Classification(Task):
     """One class for each text."""
 
     problem_type = "single_label_classification"
+    loss_unit = "nats per text"
 
     def __init__(self, names: list[str]) -> None:
         self.id2label = dict(enumerate(names))
@@ -114,11 +121,20 @@ class Classification(Task):
         more = f" and {len(names) - 8} more" if len(names) > 8 else ""
         return f"{len(names)}: {', '.join(names[:8])}{more}"
 
+    def doubts(self, data: LabelledTexts) -> list[str]:  # noqa: D102
+        if not data.seem_numbers():
+            return []
+        return [
+            f"{len(self.id2label)} different numbers label {len(data):,} texts: if they are "
+            "amounts, not classes, use --task regression"
+        ]
+
 
 class Regression(Task):
     """One number for each text."""
 
     problem_type = "regression"
+    loss_unit = "squared error"
 
     def __init__(self) -> None:
         self.id2label = {0: "LABEL_0"}

@@ -12,6 +12,7 @@ import numpy as np
 
 from glassformer.cli import generate_texts
 from glassformer.cli.errors import CommandError
+from glassformer.cli.folder_kinds import is_hub_folder
 from glassformer.cli.run_folder import TrainedModel, load_model, usable_device
 from glassformer.data import Vocabulary
 from glassformer.generation import stream_generate
@@ -25,6 +26,11 @@ def run(args: Namespace) -> int:
         return generate_texts.run(args)
     if args.run is None:
         raise CommandError("give the folder of a run, or --model FOLDER (see --help)")
+    if is_hub_folder(Path(args.run)):
+        raise CommandError(
+            f"{args.run} is a folder as the hub serves it, not a run of glassformer train: "
+            f"glassformer generate --model {args.run}"
+        )
     for name in _MODEL_ONLY:
         if getattr(args, name) is not None:
             raise CommandError(f"--{name.replace('_', '-')} goes with --model, not with a run")

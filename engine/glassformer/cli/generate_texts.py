@@ -7,11 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from glassformer.cli.errors import CommandError
+from glassformer.cli.folder_kinds import refuse_run_of_train
 from glassformer.cli.texts import answer_texts
 from glassformer.models.auto import AutoConfig, AutoModelForSeq2SeqLM
 from glassformer.models.generative import GENERATION_FILE
 
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p")
+
+# What `generate` advises where the positions don't suffice names an argument that is no option.
+_ADVICE = ", shorten the prompt, or pass on_overflow='slide'"
+_ADVICE_HERE = " with --max-new-tokens, or shorten the prompt"
 
 
 def run(args: Namespace) -> int:
@@ -20,6 +25,7 @@ def run(args: Namespace) -> int:
         raise CommandError("give either a run or --model, not both")
     if args.stream:
         raise CommandError("--stream goes with a run, not with --model")
+    refuse_run_of_train(Path(args.model))
     args.texts = [] if args.prompt is None else [args.prompt]
     settings = settings_of(args)
     if AutoModelForSeq2SeqLM.has(AutoConfig.from_pretrained(Path(args.model))):
@@ -29,7 +35,10 @@ def run(args: Namespace) -> int:
         settings["return_full_text"] = False
         if not (Path(args.model) / GENERATION_FILE).is_file():
             settings.setdefault("do_sample", False)
-    return answer_texts(args, task, _described, **settings)
+    try:
+        return answer_texts(args, task, _described, **settings)
+    except CommandError as error:
+        raise CommandError(str(error).replace(_ADVICE, _ADVICE_HERE)) from error
 
 
 def settings_of(args: Namespace) -> dict[str, Any]:

@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 import glassformer
+from glassformer.cli.folder_kinds import is_hub_folder
 from glassformer.cli.presets import DESCRIPTIONS, PRESETS
-from glassformer.cli.run_folder import LOG_FILE, load_model, read_run
+from glassformer.cli.run_folder import LOG_FILE, RUN_FILE, load_model, read_run
+from glassformer.cli.texts import one_line_warnings
+from glassformer.cli.training_run import usable
 from glassformer.models import GPT, GPTConfig
+from glassformer.models.auto import AutoConfig, AutoModel
+from glassformer.models.pretrained import PretrainedModel
 from glassformer.training.checkpoint import list_checkpoints
 from glassformer.training.metrics import read_log
 
 
 def run(args: Namespace) -> int:
-    """Print the table of a run, or of every preset."""
-    print("\n".join(_presets() if args.run is None else _run(Path(args.run))))
+    """Print the table of a run, of a model as the hub has it, or of every preset."""
+    if args.run is None:
+        lines = _presets()
+    elif is_hub_folder(Path(args.run)):
+        with one_line_warnings("info"):
+            lines = _hub_folder(Path(args.run))
+    else:
+        lines = _run(Path(args.run))
+    print("\n".join(lines))
     return 0
 
 
@@ -54,9 +68,42 @@ def _run(path: Path) -> list[str]:
     lines = [repr(model), "", *_costs(model.config, model)]
     lines.append(f"vocabulary      {len(trained.vocabulary)} tokens")
     lines.append(f"weights from    {trained.weights_path}")
-    if not (path / "run.json").exists():
-        return lines
-    description = read_run(path)
+    return lines + _history(path)
+
+
+def _hub_folder(path: Path) -> list[str]:
+    with usable(str(path)):
+        model = _model_class(path).from_pretrained(path)
+    size = sum(parameter.numel() * parameter.dtype.itemsize for parameter in model.parameters())
+    names = list((model.config.id2label or {}).values())
+    lines = [
+        repr(model),
+        "",
+        f"family          {model.config.model_type}",
+        f"memory          {_bytes(size)} weights",
+    ]
+    if type(model).__name__.endswith("Classification") and names:
+        more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+        lines.append(f"labels          {', '.join(names[:8])}{more}")
+    return lines + _history(path)
+
+
+def _model_class(path: Path) -> Any:
+    """The class that the folder's config names; the bare model's if we have none of that name."""
+    config = AutoConfig.from_pretrained(path)
+    family = import_module(type(config).__module__)
+    for name in config.architectures or ():
+        found = getattr(family, name, None)
+        if isinstance(found, type) and issubclass(found, PretrainedModel):
+            return found
+    return AutoModel
+
+
+def _history(path: Path) -> list[str]:
+    """How the folder's run went, if it has one."""
+    if not (path / RUN_FILE).exists():
+        return []
+    lines, description = [], read_run(path)
     settings = ", ".join(f"{name} {value}" for name, value in description["settings"].items())
     lines.append(f"settings        {settings}")
     result = description.get("result")
@@ -64,6 +111,9 @@ def _run(path: Path) -> list[str]:
         loss, step = result.get("validation_loss"), result.get("step")
         if isinstance(loss, float) and isinstance(step, int):
             lines.append(f"validation      {loss:.4f} nats a token after {step:,} steps")
+        else:
+            found = (f"{name} {value:.6g}" for name, value in result.items())
+            lines.append(f"result          {', '.join(found)}")
     rows = [row for row in read_log(path / LOG_FILE) if "loss" in row]
     if rows:
         lines.append(f"last log row    step {rows[-1].get('step')}, loss {rows[-1]['loss']}")

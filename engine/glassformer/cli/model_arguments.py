@@ -83,8 +83,9 @@ def add_texts(parser: argparse.ArgumentParser) -> None:
     add(
         "--input",
         metavar="FILE",
-        help="read texts from a file in UTF-8: .jsonl, or any other with a text on each line",
+        help="read texts from a file in UTF-8: a table (.csv, .tsv, .jsonl), or any other with a "
+        "text on each line",
     )
-    add("--text-column", metavar="NAME", help="of a .jsonl file (default: text)")
+    add("--text-column", metavar="NAME", help="of a table (default: text)")
     add("--output", metavar="FILE", help="write the lines there (default: stdout)")
     add("--batch-size", type=positive_int, default=32, metavar="N", help="default: 32")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from typing import NoReturn
+import difflib
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
 from glassformer import __version__
 from glassformer.cli import finetune_arguments, model_arguments, pretrain_arguments
@@ -18,7 +21,37 @@ from glassformer.cli.presets import DESCRIPTIONS, PRESETS
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """A parser that reports an error in one line."""
+    """A parser that reports an error in one line, and wants options written out.
+
+    Options that it doesn't know it tells before all else: a missing argument may be one misspelt.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+
+    def parse_known_args(  # type: ignore[override]  # argparse has overloads of it
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
+        """Parse, and leave nothing over: a command's own parser would pass that to the first."""
+        given = list(sys.argv[1:] if args is None else args)
+        for text in given:
+            if text == "--" or (self._subparsers is not None and not text.startswith("-")):
+                break
+            name = text.partition("=")[0]
+            if (
+                text.startswith("--")
+                and " " not in text
+                and name not in self._option_string_actions
+            ):
+                self._unknown(name)
+        found, rest = super().parse_known_args(given, namespace)
+        if rest:
+            self.error(f"unrecognized arguments: {' '.join(rest)}")
+        return found, rest
+
+    def _unknown(self, name: str) -> NoReturn:
+        close = difflib.get_close_matches(name, self._option_string_actions, n=1)
+        self.error(f"there is no {name}" + (f"; did you mean {close[0]}?" if close else ""))
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong, and exit with status 2."""
@@ -145,10 +178,13 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_info(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Show a run's layers, shapes, parameters, FLOPs a token and memory."
+    parser.description = (
+        "Show the layers, shapes, parameters and memory of a run, or of a folder as the Hugging "
+        "Face hub serves it; of a run of train FLOPs a token, too."
+    )
     parser.add_argument(
         "run",
         nargs="?",
         metavar="RUN",
-        help="the run's folder (default: list the models there are)",
+        help="the folder (default: list the models there are)",
     )

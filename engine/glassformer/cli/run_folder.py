@@ -154,7 +154,7 @@ def read_run(folder: Path, command: str | None = None) -> dict[str, Any]:
     return run
 
 
-_REMEDY = "restore it from a copy, or train again with --overwrite"
+_REMEDY = "restore it from a copy, or train anew in another folder"
 
 
 def read_config(path: Path) -> GPTConfig:

@@ -16,6 +16,8 @@ from threading import current_thread, main_thread
 from typing import Any, BinaryIO
 
 from glassformer.cli.errors import CommandError
+from glassformer.cli.folder_kinds import refuse_run_of_train
+from glassformer.data.tables import SUFFIXES, read_table
 from glassformer.durable import new_file
 
 _SECONDS_BETWEEN = 0.5  # two updates of the count that a terminal shows
@@ -49,13 +51,22 @@ def answer_texts(args: Namespace, task: str, describe: Any, **settings: Any) -> 
 def loaded(task: str, args: Namespace, settings: dict[str, Any]) -> Any:
     """Return the pipeline of the folder that the command names."""
     from glassformer.pipelines import pipeline
+    from glassformer.pipelines.base import position_limit
 
+    refuse_run_of_train(Path(args.model))
     try:
-        return pipeline(
+        answer = pipeline(
             task, args.model, batch_size=args.batch_size, device=args.device, **settings
         )
     except (TypeError, ValueError, ImportError) as error:
         raise CommandError(str(error)) from error
+    asked, limit = settings.get("max_length"), answer.tokenizer.model_max_length
+    limit = min(limit, position_limit(answer.model) or limit)
+    if asked is not None and asked > limit:
+        raise CommandError(
+            f"--max-length {asked} is more than the {limit} tokens that {args.model} can read"
+        )
+    return answer
 
 
 def answered(answer: Any, texts: Iterable[str]) -> Iterator[tuple[str, Any]]:
@@ -82,17 +93,20 @@ def texts_of(args: Namespace) -> Iterable[str]:
     """
     if args.texts and args.input:
         raise CommandError("give texts either as arguments or with --input, not both")
-    is_table = args.input is not None and args.input.lower().endswith(".jsonl")
+    is_table = args.input is not None and Path(args.input).suffix.lower() in SUFFIXES
     if args.text_column and not is_table:
-        raise CommandError("--text-column names a column of a .jsonl file; give one with --input")
+        raise CommandError(
+            "--text-column names a column of a .csv, .tsv or .jsonl file; give one with --input"
+        )
     if args.texts:
         return list(args.texts)
     if args.input is None:
         if sys.stdin is None or sys.stdin.isatty():
             raise CommandError("there is no text; give some, --input FILE, or a pipe into stdin")
         return lines_of(sys.stdin.buffer, "stdin")
-    lines = _lines_of_file(Path(args.input))
-    return _column(lines, args.input, args.text_column or "text") if is_table else lines
+    if is_table:
+        return _column(Path(args.input), args.text_column or "text")
+    return _lines_of_file(Path(args.input))
 
 
 def lines_of(file: BinaryIO, name: str) -> Iterator[str]:
@@ -122,22 +136,14 @@ def _lines_of_file(path: Path) -> Iterator[str]:
     return lines()
 
 
-def _column(lines: Iterable[str], name: str, column: str) -> Iterator[str]:
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise CommandError(f"{name}, line {number}: not valid JSON ({error})") from None
-        text = row.get(column) if isinstance(row, dict) else None
-        if not isinstance(text, str):
-            there = ", ".join(row) if isinstance(row, dict) else type(row).__name__
-            raise CommandError(
-                f"{name}, line {number}: no text in column {column!r}, only {there or 'nothing'}; "
-                "name the column of the texts with --text-column"
-            )
-        yield text
+def _column(path: Path, name: str) -> list[str]:
+    table = read_table(path)
+    if name not in table.columns:
+        raise CommandError(
+            f"{path} has no column {name!r}; its columns are {', '.join(table.columns)}; name the "
+            "one of the texts with --text-column"
+        )
+    return table.column(name)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Text, vocabularies and batches."""
 
 from glassformer.data.batch_encoding import BatchEncoding
-from glassformer.data.collate import PaddingCollator, default_collate
+from glassformer.data.collate import DataCollatorWithPadding, PaddingCollator, default_collate
 from glassformer.data.corpus import CorpusError, python_documentation, read_text
 from glassformer.data.image_input import ImageError, read_image
 from glassformer.data.images import AutoImageProcessor, ImageProcessor
@@ -22,6 +22,7 @@ __all__ = [
     "ByteVocabulary",
     "CharVocabulary",
     "CorpusError",
+    "DataCollatorWithPadding",
     "DataLoader",
     "Dataset",
     "ImageError",

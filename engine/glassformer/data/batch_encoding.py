@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from glassformer.tensor import from_numpy
+from glassformer.devices import Device
+from glassformer.tensor import Tensor, from_numpy
 
 TENSOR_TYPES = ("gf", "np")
 
@@ -30,6 +31,21 @@ class BatchEncoding(dict[str, Any]):
             return self[name]
         except KeyError:
             raise AttributeError(f"this encoding has no {name!r}, only {', '.join(self)}") from None
+
+    def to(self, device: str | Device) -> BatchEncoding:
+        """Move the tensors to a device, in place, and return the encoding.
+
+        Raises:
+            TypeError: there are lists or arrays, which have no device.
+        """
+        for name, value in self.items():
+            if not isinstance(value, Tensor):
+                raise TypeError(
+                    f"{name} is a {type(value).__name__}, which is on no device; "
+                    "tokenizer(…, return_tensors='gf') makes tensors"
+                )
+        self.update({name: value.to(device) for name, value in self.items()})
+        return self
 
     def tokens(self, batch_index: int = 0) -> list[str]:
         """Return the tokens of one row as strings."""

@@ -45,6 +45,19 @@ class LabelledTexts:
             [self.lines[i] for i in indices],
         )
 
+    def seem_numbers(self) -> bool:
+        """Whether the labels look like amounts: ten different numbers or more, of few texts each.
+
+        Few are fewer than five on average.
+        """
+        names = set(self.labels)
+        if len(names) < 10 or len(self) >= 5 * len(names):
+            return False
+        try:
+            return all(math.isfinite(float(name)) for name in names)
+        except ValueError:
+            return False
+
     def label_names(self) -> list[str]:
         """Return the different labels, sorted: whole numbers by value, others as text.
 
@@ -60,7 +73,7 @@ class LabelledTexts:
         if len(names) == len(self) > 2:
             raise TableError(
                 f"{self.path}: each of the {len(self)} texts has a label of its own; is it another "
-                "column that holds the labels, or are they numbers (regression)?"
+                "column that holds the labels, or are they numbers (--task regression)?"
             )
         try:
             return sorted(names, key=lambda name: (int(name), name))
@@ -77,9 +90,10 @@ class LabelledTexts:
         unseen = sorted(set(self.labels) - place.keys())
         if unseen:
             line = self.lines[self.labels.index(unseen[0])]
+            numbers = "; are they numbers (--task regression)?" if self.seem_numbers() else ""
             raise TableError(
                 f"{self.path} has labels that the training texts lack: {_some(unseen)} (the first "
-                f"in line {line}); those to learn are {_some(names)}"
+                f"in line {line}); those to learn are {_some(names)}{numbers}"
             )
         return np.array([place[label] for label in self.labels])
 

@@ -15,6 +15,12 @@ from typing import Any
 from glassformer.data.corpus import CorpusError
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
+_DELIMITERS = {"\t": "tabs", ";": "semicolons (';')", ",": "commas"}
+_REMEDIES = {
+    "\t": "rename it to end in .tsv",
+    ";": "save it again with commas (where a program asks for the field delimiter)",
+    ",": "rename it to end in .csv",
+}
 
 
 class TableError(CorpusError):
@@ -126,7 +132,7 @@ def _delimited(path: Path, text: str, delimiter: str) -> Table:
                 if not fields:
                     continue
                 if columns is None:
-                    columns = _header(path, fields)
+                    columns = _header(path, fields, delimiter)
                     continue
                 if len(fields) != len(columns):
                     raise TableError(
@@ -143,7 +149,14 @@ def _delimited(path: Path, text: str, delimiter: str) -> Table:
     return Table(path, columns or (), rows, lines)
 
 
-def _header(path: Path, names: list[str]) -> tuple[str, ...]:
+def _header(path: Path, names: list[str], delimiter: str) -> tuple[str, ...]:
+    others = [other for other in _DELIMITERS if other != delimiter and other in names[0]]
+    if len(names) == 1 and others:
+        raise TableError(
+            f"{path} has a single column, {names[0]!r:.60}: its fields seem to be separated by "
+            f"{_DELIMITERS[others[0]]}, but those of a {path.suffix} file are by "
+            f"{_DELIMITERS[delimiter]}; {_REMEDIES[others[0]]}"
+        )
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise TableError(

@@ -94,6 +94,19 @@ class _AutoModel:
         return cls._found(config.model_type) is not None
 
     @classmethod
+    def check(cls, model: PretrainedModel) -> None:
+        """Check that a model has the head that this class chooses.
+
+        Raises:
+            TypeError: it has another; the message names the class that is needed.
+            WeightsError: its family has none such.
+        """
+        if model.config.model_type in _FAMILIES:
+            needed = cls._class_for(model.config)
+            if not isinstance(model, needed):
+                raise TypeError(f"needs a {needed.__name__}, got a {type(model).__name__}")
+
+    @classmethod
     def _class_for(cls, config: PretrainedConfig) -> type[PretrainedModel]:
         if not isinstance(config, PretrainedConfig):
             raise TypeError(

@@ -19,6 +19,25 @@ Self = TypeVar("Self", bound="PretrainedConfig")
 CONFIG_FILE = "config.json"
 MAX_LABELS = 1_000_000
 
+# Arguments of transformers' from_pretrained: what is always so here, and what to do for the others.
+ALWAYS_SO = {"local_files_only": True, "trust_remote_code": False, "use_safetensors": True}
+_IN_TRANSFORMERS = {
+    "attn_implementation": "attention chooses its kernel by itself",
+    "cache_dir": "give the folder of the model itself",
+    "device": "for a GPU use model.to('cuda')",
+    "device_map": "for a GPU use model.to('cuda')",
+    "force_download": "nothing is ever downloaded",
+    "load_in_4bit": "dtype='bfloat16' holds half the bytes",
+    "load_in_8bit": "dtype='bfloat16' holds half the bytes",
+    "local_files_only": "nothing is ever downloaded",
+    "low_cpu_mem_usage": "weights are mapped from the file anyhow",
+    "quantization_config": "dtype='bfloat16' holds half the bytes",
+    "revision": "give the folder of that revision",
+    "token": "nothing is ever downloaded",
+    "trust_remote_code": "code of a model's folder is never run",
+    "use_safetensors": "nothing else is ever read",
+}
+
 
 class ConfigError(WeightsError, TypeError):
     """A model's folder has a setting that no model can have, of a wrong type or out of range."""
@@ -77,11 +96,11 @@ class PretrainedConfig:
         """
         merged = {**settings, **overrides}
         merged.pop("model_type", None)
-        if "dtype" not in merged:
+        if "torch_dtype" in overrides or "dtype" not in merged:
             merged["dtype"] = merged.pop("torch_dtype", None)
         _settle_labels(merged, overrides)
         known = {f.name for f in fields(cls)}
-        _check_overrides(overrides, known | settings.keys())
+        _check_overrides(overrides, cls, settings)
         own = {name: value for name, value in merged.items() if name in known - {"extra"}}
         _check(cls, own)
         extra = {name: value for name, value in merged.items() if name not in known}
@@ -111,10 +130,24 @@ class PretrainedConfig:
         Raises:
             ConfigError: a setting is wrong.
         """
+        overrides = cls.own_overrides(overrides)
+        try:
+            _check_overrides(overrides, cls, settings)
+        except TypeError as error:  # the caller's, not the file's
+            raise ConfigError(str(error)) from None
         try:
             return cls.from_dict(settings, **overrides)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"{path}: {error}") from error
+
+    @classmethod
+    def own_overrides(cls, overrides: Mapping[str, Any]) -> dict[str, Any]:
+        """Return settings without Hugging Face's that ask for what is always so here."""
+        return {
+            name: value
+            for name, value in overrides.items()
+            if name not in ALWAYS_SO or value is not ALWAYS_SO[name]
+        }
 
     def check(self) -> None:
         """Raise TypeError or ValueError if a setting is of a wrong type or out of range."""
@@ -212,10 +245,18 @@ def _whats_missing(folder: Path) -> str:
     return "that is a file, not a folder" if folder.exists() else "the folder does not exist"
 
 
-def _check_overrides(overrides: Mapping[str, Any], known: set[str]) -> None:
+def _check_overrides(
+    overrides: Mapping[str, Any], cls: type[PretrainedConfig], settings: Mapping[str, Any]
+) -> None:
     """Raise TypeError for a setting that is misspelt: left alone, it would change nothing."""
-    names = known | {"num_labels", "label2id", "torch_dtype"}
+    names = {f.name for f in fields(cls)} | settings.keys()
+    names |= {"num_labels", "label2id", "torch_dtype"}
     for name in overrides.keys() - names:
+        if name in _IN_TRANSFORMERS:
+            raise TypeError(
+                f"{name}={shown(overrides[name])}: not a setting of {cls.__name__}; "
+                f"{_IN_TRANSFORMERS[name]}"
+            )
         near = difflib.get_close_matches(name, names, n=3)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
         raise TypeError(f"there is no setting {name!r}{hint}")

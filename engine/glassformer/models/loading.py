@@ -34,8 +34,8 @@ def load_weights(
 ) -> tuple[list[str], list[str]]:
     """Read a model's tensors from a checkpoint.
 
-    `dtype` is what to hold them in; None is as they are stored, but for tensors that their layers
-    do not widen, which come in float32 instead of half precision.
+    `dtype` is what to hold them in; None is as they are stored. Tensors that their layers do not
+    widen come in float32 instead of half precision.
 
     Returns:
         The names of parameters that start fresh, and the keys that were left out.
@@ -224,8 +224,8 @@ def _assembled(
         dtype = kinds.pop() if len(kinds) == 1 else float32
         if dtype is None or not dtype.is_floating_point:
             dtype = tensor.dtype
-        elif not compact:
-            dtype = dtype.wide
+    if not compact:
+        dtype = dtype.wide
     held = BFLOAT16_STORAGE if dtype is bfloat16 else dtype.numpy
     as_stored = stored == {held}
     if as_stored and len(place.names) == 1 and not place.transposed:
@@ -240,6 +240,23 @@ def _assembled(
         else:
             read = np.empty(shape, DTYPES[weights.dtype(name)])
             weights.read_into(name, read)
-            part[...] = astype(read.T if place.transposed else read, dtype)
+            part[...] = _converted(read.T if place.transposed else read, dtype)
         start += shape[0]
     return whole
+
+
+def _converted(array: Array, dtype: DType) -> Array:
+    """Return an array in another element type."""
+    if dtype is not bfloat16:
+        other: Array = astype(array, dtype)
+        return other
+    # bfloat16 is the upper half of a float32: add just under half of its last place, and one more
+    # where that place is odd, so that a tie goes to the even neighbour.
+    wide = np.ascontiguousarray(astype(array, float32))
+    is_nan = np.isnan(wide)
+    bits: Array = wide.view(np.uint32)
+    bits += np.where(is_nan, np.uint32(0), (bits >> 16 & 1) + np.uint32(0x7FFF))
+    upper: Array = (bits >> 16).astype(np.uint16)
+    upper[is_nan] |= 0x40  # a NaN whose upper half alone would be infinity stays one
+    narrow: Array = upper.view(BFLOAT16_STORAGE)
+    return narrow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -193,6 +194,7 @@ class PretrainedModel(Module):
         *,
         config: PretrainedConfig | None = None,
         dtype: Any = "auto",
+        torch_dtype: Any = None,
         ignore_mismatched_sizes: bool = False,
         **overrides: Any,
     ) -> Self:
@@ -205,8 +207,10 @@ class PretrainedModel(Module):
         Args:
             folder: as the hub serves it. Nothing is ever downloaded.
             config: in place of the folder's.
-            dtype: what to hold the weights in. "auto" is as they are stored: half precision stays
-                compact, and layers widen it to float32 while they compute.
+            dtype: what to hold the weights in. "auto" is as they are stored. Half precision, stored
+                or asked for, is that of matrices: layers widen them to float32 while they compute.
+                Vectors are then float32.
+            torch_dtype: an older name of `dtype`.
             ignore_mismatched_sizes: tensors of another shape start fresh.
             overrides: settings that replace those of the config, such as `num_labels=3`.
 
@@ -216,7 +220,8 @@ class PretrainedModel(Module):
             ConfigError: a setting of the folder is wrong; it is a WeightsError and a TypeError.
             TypeError: an argument is wrong.
         """
-        kept = _weights_dtype(dtype)
+        kept = _weights_dtype(_one_dtype(dtype, torch_dtype))
+        overrides = cls.config_class.own_overrides(overrides)
         if config is None:
             config = cls.config_class.from_pretrained(folder, **overrides)
         elif overrides:
@@ -236,7 +241,7 @@ class PretrainedModel(Module):
                 model = cls._built(config, folder)
             fresh, left_out = load_weights(model, weights, kept, ignore_mismatched_sizes)
         model.init_parameters(set(fresh))
-        _warn(cls.__name__, folder, fresh, left_out)
+        _warn(model, folder, fresh, left_out)
         return model.eval()
 
     @classmethod
@@ -325,8 +330,22 @@ def _check_is_no_array(name: str, value: Any) -> None:
         )
 
 
+def _one_dtype(dtype: Any, torch_dtype: Any) -> Any:
+    """Return what was asked for under either name."""
+    if torch_dtype is None:
+        return dtype
+    if dtype is not None and not isinstance(dtype, str) or dtype not in (None, "auto", torch_dtype):
+        raise TypeError(
+            f"dtype={dtype!r} and torch_dtype={torch_dtype!r} are two names of one argument; "
+            "give dtype alone"
+        )
+    return torch_dtype
+
+
 def _weights_dtype(dtype: Any) -> DType | None:
     """Return what to hold weights in, None for what they are stored in."""
+    if type(dtype).__module__ == "torch":
+        dtype = str(dtype).removeprefix("torch.")
     if dtype is None or isinstance(dtype, str) and dtype == "auto":
         return None
     kept = as_dtype(dtype)
@@ -335,18 +354,35 @@ def _weights_dtype(dtype: Any) -> DType | None:
     return kept
 
 
-def _warn(model: str, folder: str | Path, fresh: list[str], left_out: list[str]) -> None:
+def _warn(
+    model: PretrainedModel, folder: str | Path, fresh: list[str], left_out: list[str]
+) -> None:
+    kind, level = type(model).__name__, _callers_level()
     if fresh:
+        theirs = {name: place.names for name, _, place in model.hub_tensors()}
+        names = [one for name in fresh for one in theirs[name]]
         warnings.warn(
-            f"{folder} has no {_some(fresh)}: {model} starts with fresh ones; train it before "
+            f"{folder} has no {_some(names)}: {kind} starts with fresh ones; train it before "
             "you believe what it says",
-            stacklevel=3,
+            stacklevel=level,
         )
     if left_out:
         warnings.warn(
-            f"{folder} also holds {_some(left_out)}, which {model} has no place for",
-            stacklevel=3,
+            f"{folder} also holds {_some(left_out)}, which {kind} has no place for",
+            stacklevel=level,
         )
+
+
+def _callers_level() -> int:
+    """Return the `stacklevel`, for who called this, of the first line outside the package."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and _is_ours(frame.f_globals.get("__name__", "")):
+        level, frame = level + 1, frame.f_back
+    return level
+
+
+def _is_ours(module: str) -> bool:
+    return module.partition(".")[0] == __name__.partition(".")[0]
 
 
 def _some(names: list[str]) -> str:

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from glassformer.models.safetensors_header import (
     DTYPES,
     Entry,
+    GitLFSPointerError,
     Header,
     UnknownDTypeError,
     WeightsError,
@@ -180,6 +181,9 @@ class SafetensorsFile:
             return read_header(self._file, os.fstat(self._file.fileno()).st_size)
         except UnknownDTypeError as error:
             remedy = "convert the weights to one of these, or get the file again"
+            raise WeightsError.about(self.path, str(error), remedy) from error
+        except GitLFSPointerError as error:
+            remedy = "git lfs pull, in the clone, fetches them"
             raise WeightsError.about(self.path, str(error), remedy) from error
         except (OSError, ValueError) as error:
             raise WeightsError.about(self.path, str(error), GET_AGAIN) from error

@@ -64,6 +64,10 @@ class UnknownDTypeError(ValueError):
     """The file may be sound, but NumPy has no such element type (or no format has)."""
 
 
+class GitLFSPointerError(ValueError):
+    """The file stands for another one: a clone without Git LFS leaves a few lines of text."""
+
+
 class Entry(NamedTuple):
     """A tensor of a file: its type, its shape, and where in the file its bytes start and stop."""
 
@@ -88,7 +92,10 @@ def read_header(file: BinaryIO, size: int) -> Header:
     """
     if size < 8:
         raise ValueError(f"it has {size} bytes, too few for a safetensors file")
-    length = int.from_bytes(file.read(8), "little")
+    start = file.read(8)
+    if start == b"version ":  # as a length it would be far beyond what the format allows
+        raise GitLFSPointerError("a Git LFS pointer, not the weights")
+    length = int.from_bytes(start, "little")
     if length > MAX_HEADER:
         raise ValueError(f"its header claims {length} bytes; the format allows {MAX_HEADER}")
     if length > size - 8:

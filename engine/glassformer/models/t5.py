@@ -295,4 +295,5 @@ class T5ForConditionalGeneration(T5Stacks, Seq2SeqLM):
         return logits
 
 
-_LOADING = ("dtype", "ignore_mismatched_sizes")  # what `from_pretrained` takes beside the config's
+# What `from_pretrained` takes beside the config's.
+_LOADING = ("dtype", "torch_dtype", "ignore_mismatched_sizes")

@@ -84,12 +84,12 @@ class Pipeline:
         *,
         task: str,
         batch_size: int = 32,
-        device: str | Device | None = None,
+        device: str | int | Device | None = None,
         **settings: Any,
     ) -> None:
         self.model = model
         if device is not None:
-            self.model.to(as_device(device))
+            self.model.to(_device(device))
         self.device = next(iter(model.parameters())).device
         self.tokenizer = tokenizer
         self.task = task
@@ -113,6 +113,13 @@ class Pipeline:
         size = self.batch_size if batch_size is None else _positive("batch_size", batch_size)
         if self.is_single(inputs):
             return self.alone(next(self._stream([inputs], size, chosen)), chosen)
+        try:
+            inputs = inputs if isinstance(inputs, (list, tuple)) else iter(inputs)
+        except TypeError:
+            raise TypeError(
+                f"{self.task} takes one input, a list or another iterable of them, got "
+                f"{type(inputs).__name__} {inputs!r:.60}"
+            ) from None
         answers = self._stream(inputs, size, chosen)
         return self.together(list(answers)) if isinstance(inputs, (list, tuple)) else answers
 
@@ -312,6 +319,15 @@ def _text_and_pair(given: Any) -> Any:
             '{"text": …, "text_pair": …}'
         )
     return given
+
+
+def _device(spec: str | int | Device) -> Device:
+    """Return a device; Hugging Face's pipelines number GPUs from 0, and -1 is the CPU."""
+    if isinstance(spec, bool) or not isinstance(spec, int):
+        return as_device(spec)
+    if spec < -1:
+        raise ValueError(f"device must be a GPU's number or -1 for the CPU, got {spec}")
+    return as_device("cpu" if spec == -1 else f"cuda:{spec}")
 
 
 def _positive(name: str, value: Any) -> int:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from glassformer.data.tokenizer import AutoTokenizer
 from glassformer.devices import Device
 from glassformer.models import auto
+from glassformer.models.pretrained import PretrainedModel
 from glassformer.pipelines.base import Pipeline
 
 
@@ -59,7 +60,7 @@ def pipeline(
     tokenizer: Any = None,
     *,
     batch_size: int | None = None,
-    device: str | Device | None = None,
+    device: str | int | Device | None = None,
     **settings: Any,
 ) -> Any:
     """Return a `Pipeline` for a task.
@@ -73,13 +74,14 @@ def pipeline(
         tokenizer: a tokenizer or its folder (an image processor for images); default: the model's
             folder.
         batch_size: texts that go through the model at once; default: 32.
-        device: where to compute; default: the CPU, or where a given model is.
+        device: where to compute, a GPU's number or -1 for the CPU; default: the CPU, or where a
+            given model is.
         settings: of the task, for calls that don't give their own. The task's class tells which.
 
     Raises:
         ValueError: the task is unknown, or a model was given without a tokenizer.
         WeightsError, TokenizerError: a folder holds no usable model or tokenizer.
-        TypeError: the task has no such setting.
+        TypeError: the task has no such setting, or the model is another task's.
     """
     name = "translation" if task.startswith("translation_") else ALIASES.get(task, task)
     if name not in TASKS:
@@ -98,6 +100,11 @@ def pipeline(
             settings = {**said, **settings}
             tokenizer = folder if tokenizer is model else tokenizer
         model = getattr(auto, entry.model).from_pretrained(folder)
+    elif isinstance(model, PretrainedModel):
+        try:
+            getattr(auto, entry.model).check(model)
+        except TypeError as error:
+            raise TypeError(f"{task} {error}") from None
     if isinstance(tokenizer, (str, os.PathLike)):
         reads_images = name == "image-classification"
         reader = _image_processor() if reads_images else AutoTokenizer

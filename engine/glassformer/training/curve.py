@@ -31,10 +31,12 @@ _STYLE = """
 """
 
 
-def loss_curve(rows: Iterable[Mapping[str, Any]], title: str = "Loss") -> str:
+def loss_curve(
+    rows: Iterable[Mapping[str, Any]], title: str = "Loss", unit: str = "nats per token"
+) -> str:
     """Return an SVG of the training and evaluation loss in the rows of a log, over the steps.
 
-    Rows count that have a `step` and a finite `loss` or `eval_loss`.
+    Rows count that have a `step` and a finite `loss` or `eval_loss`; `unit` is that of the loss.
     """
     rows = list(rows)
     series = {
@@ -42,7 +44,7 @@ def loss_curve(rows: Iterable[Mapping[str, Any]], title: str = "Loss") -> str:
         "eval": _points(rows, "eval_loss"),
     }
     everything = [point for points in series.values() for point in points]
-    body = _plot(series, everything) if everything else _nothing()
+    body = _plot(series, everything, unit) if everything else _nothing()
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
         f'width="{WIDTH}" height="{HEIGHT}" role="img">\n'
@@ -83,7 +85,7 @@ def ticks(low: float, high: float, count: int) -> list[float]:
     return [float(f"{i * step:.12g}") for i in range(first, last + 1)]
 
 
-def _plot(series: dict[str, list[Point]], everything: list[Point]) -> str:
+def _plot(series: dict[str, list[Point]], everything: list[Point], unit: str) -> str:
     last_step = max(step for step, _ in everything)
     low, high = min(v for _, v in everything), max(v for _, v in everything)
     margin = 0.06 * (high - low) or 0.5
@@ -95,7 +97,7 @@ def _plot(series: dict[str, list[Point]], everything: list[Point]) -> str:
     def y(value: float) -> float:
         return TOP + (HEIGHT - TOP - BOTTOM) * (high - value) / (high - low)
 
-    parts = [*_axes(x, y, last_step, low, high)]
+    parts = [*_axes(x, y, last_step, low, high, unit)]
     for name, points in series.items():
         if points:
             line = " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in points)
@@ -108,7 +110,7 @@ def _plot(series: dict[str, list[Point]], everything: list[Point]) -> str:
     return "\n".join([*parts, *_final_values(series, x, y), *_legend(series)])
 
 
-def _axes(x: Any, y: Any, last_step: float, low: float, high: float) -> list[str]:
+def _axes(x: Any, y: Any, last_step: float, low: float, high: float, unit: str) -> list[str]:
     bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
     parts = []
     for value in ticks(low, high, 6):
@@ -131,7 +133,7 @@ def _axes(x: Any, y: Any, last_step: float, low: float, high: float) -> list[str
         f'<line class="axis" x1="{LEFT}" y1="{TOP}" x2="{LEFT}" y2="{bottom}"/>',
         f'<text x="{(LEFT + right) / 2:.0f}" y="{HEIGHT - 14}" text-anchor="middle">step</text>',
         f'<text x="18" y="{middle:.0f}" text-anchor="middle" '
-        f'transform="rotate(-90 18 {middle:.0f})">loss (nats per token)</text>',
+        f'transform="rotate(-90 18 {middle:.0f})">loss ({escape(unit)})</text>',
     ]
 
 

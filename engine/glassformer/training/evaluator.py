@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from glassformer.data import DataLoader, Dataset
+from glassformer.data import DataCollatorWithPadding, DataLoader, Dataset
 from glassformer.devices import as_device
 from glassformer.nn import Module
 from glassformer.optim import LambdaLR, Optimizer
@@ -46,6 +46,7 @@ class Evaluator:
         eval_dataset: Dataset | None,
         compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None,
         callbacks: Sequence[TrainerCallback],
+        processing_class: Any = None,
     ) -> None:
         first = next(iter(model.parameters()), None)
         here = as_device() if first is None else first.device
@@ -54,7 +55,10 @@ class Evaluator:
         if args.bf16:
             mixed_precision.check(model, self.device)
         self.args = args
+        if data_collator is None and hasattr(processing_class, "pad"):
+            data_collator = DataCollatorWithPadding(processing_class)
         self.data_collator = data_collator
+        self.processing_class = processing_class
         self.eval_dataset = eval_dataset
         self.compute_metrics = compute_metrics
         self.optimizer: Optimizer | None = None

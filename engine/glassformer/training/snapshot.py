@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 
 from glassformer.data import DataLoader
+from glassformer.models.loading import hub_arrays
+from glassformer.models.pretrained import PretrainedModel
 from glassformer.nn import Module
 from glassformer.optim import LambdaLR, Optimizer
 from glassformer.random import Generator, default_generator, manual_seed
 from glassformer.tensor import Tensor, from_numpy
-from glassformer.training.checkpoint import Checkpoint, CheckpointError
+from glassformer.training.checkpoint import CONFIG_FILE, Checkpoint, CheckpointError
 
 _REMEDY = "resume with the model and settings it was saved with, or start anew in another folder"
 
@@ -40,6 +43,42 @@ def _state(model: Module) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in state.items() if first[id(tensor)] == name}
 
 
+def is_of_the_hub(model: Module) -> TypeGuard[PretrainedModel]:
+    """Whether a model's state is what a folder of the hub's holds: no updates of LoRA beside it."""
+    return isinstance(model, PretrainedModel) and not any(
+        ".adapter." in name for name, _ in model.named_parameters()
+    )
+
+
+def _described(model: Module) -> dict[str, Any] | None:
+    """Return a checkpoint's config.json; the hub's where the weights have its names."""
+    if is_of_the_hub(model):
+        described: dict[str, Any] = json.loads(model.small_files()[CONFIG_FILE])
+        return described
+    config = getattr(model, "config", None)
+    if isinstance(model, PretrainedModel):
+        return {**model.config.to_dict(), "architectures": None}
+    return asdict(config) if is_dataclass(config) and not isinstance(config, type) else None
+
+
+def _own_names(
+    weights: Mapping[str, npt.NDArray[Any]], model: Module
+) -> Mapping[str, npt.NDArray[Any]]:
+    """Return a checkpoint's weights as `_state` has them; as they are if not under hub's names."""
+    if not is_of_the_hub(model):
+        return weights
+    state = _state(model)
+    places = {name: place for name, _, place in model.hub_tensors() if name in state}
+    if weights.keys() != {one for place in places.values() for one in place.names}:
+        return weights
+    own = {}
+    for name, place in places.items():
+        parts = [weights[one] for one in place.names]
+        array = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        own[name] = array.T if place.transposed and array.ndim == 2 else array
+    return own
+
+
 def take(
     model: Module,
     optimizer: Optimizer,
@@ -55,7 +94,6 @@ def take(
         for name, value in values.items():
             if isinstance(value, Tensor):
                 arrays[f"{index}.{name}"] = value.cpu().numpy()
-    config = getattr(model, "config", None)
     state = {
         **more,
         "optimizer": {"state": scalars, "param_groups": saved["param_groups"]},
@@ -64,10 +102,10 @@ def take(
         "random": random_state(),
     }
     return Checkpoint(
-        weights=model_arrays(model),
+        weights=hub_arrays(model) if is_of_the_hub(model) else model_arrays(model),
         optimizer=arrays,
         state=state,
-        config=asdict(config) if is_dataclass(config) and not isinstance(config, type) else None,
+        config=_described(model),
     )
 
 
@@ -107,7 +145,7 @@ def check_weights(path: Path, weights: Mapping[str, npt.NDArray[Any]], model: Mo
     Raises:
         CheckpointError: listing every difference.
     """
-    expected = _state(model)
+    weights, expected = _own_names(weights, model), _state(model)
     wrong = [f"missing {name}" for name in expected if name not in weights]
     wrong += [f"unexpected {name}" for name in weights if name not in expected]
     wrong += [
@@ -127,7 +165,8 @@ def load_weights_into(path: Path, weights: Mapping[str, npt.NDArray[Any]], model
         CheckpointError: they do not fit; the model is as it was.
     """
     check_weights(path, weights, model)
-    model.load_state_dict({name: from_numpy(array) for name, array in weights.items()})
+    own = _own_names(weights, model)
+    model.load_state_dict({name: from_numpy(array) for name, array in own.items()})
 
 
 def _optimizer_state(checkpoint: Checkpoint, optimizer: Optimizer) -> dict[str, Any]:

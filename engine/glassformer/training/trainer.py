@@ -43,6 +43,7 @@ from glassformer.training.evaluator import Batch, Evaluator
 from glassformer.training.metrics import LogFile, Meter
 from glassformer.training.progress import ProgressCallback
 from glassformer.training.snapshot import (
+    is_of_the_hub,
     load_weights_into,
     model_arrays,
     restore,
@@ -74,13 +75,20 @@ class Trainer(Evaluator):
             takes `num_items_in_batch` divides its summed loss by that, so that accumulated batches
             weigh every token alike.
         args: the settings.
-        data_collator: makes a batch from a list of items; `default_collate` unless told.
+        data_collator: makes a batch from a list of items; unless told, `DataCollatorWithPadding` of
+            a tokenizer given as `processing_class`, else `default_collate`.
         train_dataset: a map-style dataset.
         eval_dataset: another.
         compute_metrics: gets an `EvalPrediction`, returns named numbers.
         callbacks: told of every event.
         optimizers: an optimizer and a schedule to use instead of AdamW and the arguments'.
+        processing_class: the tokenizer or image processor of the data; `save_model` saves it too.
+
+    Attributes:
+        loss_unit: what the loss is measured in, as its curve says.
     """
+
+    loss_unit = "nats per token"
 
     def __init__(
         self,
@@ -92,9 +100,18 @@ class Trainer(Evaluator):
         compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
         callbacks: Sequence[TrainerCallback] = (),
         optimizers: tuple[Optimizer | None, LambdaLR | None] = (None, None),
+        processing_class: Any = None,
     ) -> None:
         args = args if args is not None else TrainingArguments()
-        super().__init__(model, args, data_collator, eval_dataset, compute_metrics, callbacks)
+        super().__init__(
+            model,
+            args,
+            data_collator,
+            eval_dataset,
+            compute_metrics,
+            callbacks,
+            processing_class,
+        )
         self.train_dataset = train_dataset
         self._given = optimizers
         self.optimizer, self.lr_scheduler = optimizers
@@ -356,11 +373,21 @@ class Trainer(Evaluator):
         return path
 
     def save_model(self, output_dir: str | None = None) -> Path:
-        """Write the weights alone to `model.safetensors` in `output_dir` (`args.output_dir`)."""
-        path = Path(self.args.output_dir if output_dir is None else output_dir) / MODEL_FILE
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_weights(path, model_arrays(self.model))
-        return path
+        """Write the model to `output_dir` (`args.output_dir`); return its `model.safetensors`.
+
+        A `PretrainedModel` becomes a folder that `from_pretrained` loads, with the files of
+        `processing_class`; of another model, or one with LoRA's updates (`save_lora` writes those
+        alone), it is the weights under our names.
+        """
+        folder = Path(self.args.output_dir if output_dir is None else output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        if is_of_the_hub(self.model):
+            self.model.save_pretrained(folder)
+        else:
+            save_weights(folder / MODEL_FILE, model_arrays(self.model))
+        if self.processing_class is not None:
+            self.processing_class.save_pretrained(folder)
+        return folder / MODEL_FILE
 
     def _resume_source(self, given: str | bool | None) -> Path | None:
         source = given if given is not None else self.args.resume_from_checkpoint
@@ -440,5 +467,5 @@ class Trainer(Evaluator):
         """Draw the losses logged so far into `loss.svg` in the output folder."""
         path = Path(self.args.output_dir) / "loss.svg"
         title = f"Loss over {self.state.global_step:,} steps"
-        write_file(path, loss_curve(self.state.log_history, title).encode())
+        write_file(path, loss_curve(self.state.log_history, title, self.loss_unit).encode())
         return path

@@ -3,7 +3,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glassformer.data import PaddingCollator, default_collate
+import glassformer as gf
+from glassformer.data import (
+    BatchEncoding,
+    DataCollatorWithPadding,
+    PaddingCollator,
+    default_collate,
+)
+from glassformer.data.tokenizer_training import train_tokenizer
 
 sequences = st.lists(st.lists(st.integers(1, 99), min_size=1, max_size=9), min_size=1, max_size=6)
 
@@ -58,3 +65,45 @@ def test_different_shapes_point_to_padding():
 def test_padding_side_is_checked():
     with pytest.raises(ValueError, match="'middle'"):
         PaddingCollator(padding_side="middle")
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    pytest.importorskip("tokenizers")
+    return train_tokenizer(["the cat sat on a mat"] * 3, "wordpiece", vocab_size=60)
+
+
+def test_a_tokenizer_pads_its_items_and_labels_are_kept(tokenizer):
+    texts = ["the cat", "a", "the cat sat on a mat"]
+    items = [{**tokenizer(text), "label": 0.5 + i} for i, text in enumerate(texts)]
+    batch = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=4)(items)
+    wanted = tokenizer(texts, padding=True, pad_to_multiple_of=4, return_tensors="gf")
+    assert batch.keys() == {*wanted, "labels"}
+    for name in wanted:
+        assert batch[name].tolist() == wanted[name].tolist()
+    assert batch["labels"].tolist() == [0.5, 1.5, 2.5]
+
+
+def test_padding_that_is_not_asked_for_rightly_is_told(tokenizer):
+    with pytest.raises(TypeError, match=r"Tokenizer; .*DataCollatorWithPadding\(tokenizer\)"):
+        PaddingCollator(tokenizer)
+    with pytest.raises(TypeError, match="takes a tokenizer, got int"):
+        DataCollatorWithPadding(0)
+    with pytest.raises(ValueError, match=r"lengths \[2, 3\].*DataCollatorWithPadding"):
+        default_collate([{"input_ids": [1, 2]}, {"input_ids": [1, 2, 3]}])
+    with pytest.raises(ValueError, match=r"keys \['x'\] and \['x', 'y'\].*DataCollatorWithPadding"):
+        default_collate([{"x": 1}, {"x": 1, "y": 2}])
+
+
+def test_an_encoding_moves_its_tensors(tokenizer):
+    encoding = tokenizer(["the cat"], return_tensors="gf")
+    assert encoding.to("cpu") is encoding
+    assert encoding.tokens() == tokenizer(["the cat"]).tokens()
+    with pytest.raises(TypeError, match="input_ids is a list, .*return_tensors='gf'"):
+        tokenizer("the cat").to("cpu")
+
+
+def test_an_encoding_moves_to_another_device():
+    pytest.importorskip("torch")
+    encoding = BatchEncoding({"input_ids": gf.tensor([[1, 2]])}).to("torch-cpu")
+    assert str(encoding.input_ids.device) == "torch-cpu"

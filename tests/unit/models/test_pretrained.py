@@ -21,7 +21,7 @@ from glassformer.models.bert import (
     BertModel,
 )
 from glassformer.models.distilbert import DistilBertConfig, DistilBertModel
-from glassformer.models.loading import load_weights
+from glassformer.models.loading import _converted, load_weights
 from glassformer.models.roberta import RobertaConfig, RobertaModel
 from glassformer.models.safetensors_file import WeightsError, open_weights, write_weights
 from tests.unit.models import families
@@ -112,7 +112,12 @@ def test_a_language_model_becomes_a_classifier(tmp_path):
     with pytest.warns(UserWarning) as caught:
         model = BertForSequenceClassification.from_pretrained(tmp_path)
     fresh, left_out = (str(warning.message) for warning in caught)
-    for name in ("bert.pooler.weight", "bert.pooler.bias", "classifier.weight", "classifier.bias"):
+    for name in (
+        "bert.pooler.dense.weight",
+        "bert.pooler.dense.bias",
+        "classifier.weight",
+        "classifier.bias",
+    ):
         assert name in fresh
     assert "cls.predictions.bias" in left_out
     shared = values(language_model.bert)
@@ -323,6 +328,80 @@ def test_a_dtype_that_is_asked_for(tmp_path):
     assert double(IDS).last_hidden_state.dtype is gf.float64
     half = BertModel.from_pretrained(tmp_path, dtype=gf.float16)
     assert {p.dtype for p in half.parameters() if p.ndim == 2} == {gf.float16}
+
+
+@pytest.mark.parametrize("name", ["dtype", "torch_dtype"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("chooser", [BertModel, gf.models.AutoModel])
+def test_full_precision_is_held_compact_if_asked_for(chooser, dtype, name, tmp_path):
+    torch = pytest.importorskip("torch")
+    model = saved(tmp_path)
+    narrow = chooser.from_pretrained(tmp_path, **{name: dtype})
+    assert {p.dtype.name for p in narrow.parameters() if p.ndim == 2} == {dtype}
+    assert {p.dtype.name for p in narrow.parameters() if p.ndim == 1} == {"float32"}
+    for name, value in values(model).items():
+        found = narrow.state_dict()[name].to("float32").numpy()
+        rounded = torch.tensor(value).to(getattr(torch, dtype)).float().numpy()
+        np.testing.assert_array_equal(found, rounded if value.ndim == 2 else value, err_msg=name)
+    found, wanted = narrow(IDS).last_hidden_state, model(IDS).last_hidden_state
+    assert found.dtype is gf.float32
+    np.testing.assert_allclose(found.detach().numpy(), wanted.detach().numpy(), atol=0.1)
+
+
+def test_bfloat16_is_rounded_as_pytorch_rounds():
+    torch = pytest.importorskip("torch")
+    bits = np.random.default_rng(0).integers(0, 2**32, 100_000, dtype=np.uint32)
+    bits[:40_000] &= 0xFFFF8000  # ties
+    special = [0x7F7FFFFF, 0x7F800000, 0xFF800000, 0x7F800001, 0x7FFFFFFF, 0xFFFFFFFF, 1, 0]
+    bits[:8] = special
+    floats = bits.view(np.float32)
+    found = _converted(floats, gf.bfloat16).view(np.uint16)
+    wanted = torch.tensor(floats).to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)
+    is_nan = np.isnan(floats)
+    np.testing.assert_array_equal(found[~is_nan], wanted[~is_nan])
+    assert ((found[is_nan] & 0x7FFF) > 0x7F80).all()
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"torch_dtype": "int64"}, "weights are floats"),
+        ({"torch_dtype": "half"}, "dtype half is not supported"),
+        ({"dtype": "float32", "torch_dtype": "float16"}, "two names of one argument"),
+    ],
+)
+def test_a_dtype_that_is_none(asked, said, tmp_path):
+    saved(tmp_path)
+    with pytest.raises(TypeError, match=said):
+        BertModel.from_pretrained(tmp_path, **asked)
+
+
+@pytest.mark.parametrize("loader", [BertModel, gf.models.AutoModel, gf.models.AutoConfig])
+def test_arguments_of_transformers(loader, tmp_path):
+    saved(tmp_path)
+    loader.from_pretrained(tmp_path, local_files_only=True, trust_remote_code=False)
+    wrong = {"device_map": "auto", "trust_remote_code": True, "attn_implementation": "sdpa"}
+    for name, value in wrong.items():
+        with pytest.raises(TypeError, match="not a setting of BertConfig; ") as caught:
+            loader.from_pretrained(tmp_path, **{name: value})
+        assert str(caught.value).startswith(f"{name}={value!r}")
+        assert "config.json" not in str(caught.value)
+
+
+@pytest.mark.parametrize("chooser", ["BertForMaskedLM", "AutoModelForMaskedLM"])
+def test_a_warning_shows_the_callers_line(chooser, tmp_path):
+    saved(tmp_path, BertForSequenceClassification)
+    with pytest.warns(UserWarning) as caught:
+        getattr(gf.models, chooser).from_pretrained(tmp_path)
+    assert [warning.filename for warning in caught] == [__file__] * 2
+
+
+def test_what_git_leaves_without_lfs(tmp_path):
+    saved(tmp_path)
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+    (tmp_path / "model.safetensors").write_text(pointer)
+    with pytest.raises(WeightsError, match="a Git LFS pointer, not the weights; git lfs pull"):
+        BertModel.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize("model_class", [BertForSequenceClassification, BertForTokenClassification])

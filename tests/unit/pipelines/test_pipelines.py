@@ -15,6 +15,7 @@ from glassformer.models.bert import (
 )
 from glassformer.models.roberta import RobertaConfig, RobertaModel
 from glassformer.models.safetensors_file import WeightsError
+from glassformer.pipelines.base import _device
 from glassformer.pipelines.entities import Piece, entities_of
 from glassformer.pipelines.scores import sigmoid, softmax
 
@@ -254,3 +255,25 @@ def test_scores_of_extreme_logits():
     logits = np.array([1e4, -1e4, 0.0])
     np.testing.assert_array_equal(softmax(logits), [1, 0, 0])
     np.testing.assert_array_equal(sigmoid(logits), [1, 0, 0.5])
+
+
+def test_devices_have_numbers(tokenizer):
+    assert str(make("fill-mask", BertForMaskedLM, tokenizer, device=-1).device) == "cpu"
+    with pytest.raises(ValueError, match="GPU's number or -1 for the CPU, got -2"):
+        make("fill-mask", BertForMaskedLM, tokenizer, device=-2)
+    assert _device("cpu") is _device(-1)
+
+
+def test_a_model_of_another_task_is_refused(tokenizer):
+    said = "text-classification needs a BertForSequenceClassification, got a BertForMaskedLM"
+    with pytest.raises(TypeError, match=said):
+        make("text-classification", BertForMaskedLM, tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("task", "model_class"),
+    [("feature-extraction", BertModel), ("question-answering", BertForQuestionAnswering)],
+)
+def test_what_is_no_input_is_told_at_once(task, model_class, tokenizer):
+    with pytest.raises(TypeError, match=f"{task} takes one input, .* got int 3"):
+        make(task, model_class, tokenizer)(3)

@@ -67,6 +67,11 @@ def test_it_says_in_words_what_it_shows():
     assert root.find(SVG + "desc").text == "train loss 4.000 at step 1, 2.000 at step 9"
 
 
+def test_the_axis_names_the_unit():
+    svg = loss_curve([{"step": 1, "loss": 4.0}], unit="squared error < 1")
+    assert "loss (squared error < 1)" in texts(svg)
+
+
 def test_it_stands_alone():
     svg = loss_curve([{"step": 1, "loss": 1.0}])
     assert not re.search(r"<script|<image|@import|url\(|href", svg)

@@ -302,3 +302,41 @@ def test_random_state_survives_json():
     first = drawn()
     set_random_state(before)
     assert drawn() == first
+
+
+@pytest.mark.parametrize("kind", ["Bert", "GPT2"])  # with stacked, and with transposed weights
+def test_checkpoints_of_a_pretrained_model_are_folders_of_the_hub(kind, tmp_path):
+    head = getattr(gf.models, f"{kind}ForSequenceClassification")
+    shape = {"vocab_size": 11, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    if kind == "GPT2":
+        shape = {"vocab_size": 11, "n_embd": 8, "n_layer": 1, "n_head": 2, "pad_token_id": 0}
+    items = [{"input_ids": np.arange(1, 6) + i, "labels": i % 2} for i in range(6)]
+
+    def trained(folder, resume=None):
+        model = head.config_class(**shape)
+        trainer = Trainer(
+            head(model, gf.Generator(0)),
+            TrainingArguments(
+                str(folder),
+                per_device_train_batch_size=2,
+                max_steps=4,
+                save_steps=2,
+                disable_tqdm=True,
+                load_best_model_at_end=False,
+            ),
+            train_dataset=items,
+        )
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer.model
+
+    whole = trained(tmp_path / "run")
+    wanted = {name: value.numpy().copy() for name, value in whole.state_dict().items()}
+    again = trained(tmp_path / "run", str(tmp_path / "run" / "checkpoint-2"))
+    back = gf.models.AutoModelForSequenceClassification.from_pretrained(
+        tmp_path / "run" / "checkpoint-4"
+    )
+    for found in (again, back):
+        for name, value in wanted.items():
+            np.testing.assert_array_equal(found.state_dict()[name].numpy(), value, err_msg=name)
+    config = json.loads((tmp_path / "run" / "checkpoint-4" / "config.json").read_text())
+    assert config["architectures"] == [head.__name__] and "extra" not in config
