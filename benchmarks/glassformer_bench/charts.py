@@ -70,12 +70,16 @@ def limits(values: Sequence[float]) -> tuple[float, float]:
 
 
 def decimal_ticks(low: float, high: float) -> list[float]:
-    """Return 1, 2 and 5 times the powers of ten in between; the powers alone if they are many."""
+    """Return the powers of ten in between; where they are fewer than three, multiples of them."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    steps = (1,) if last - first > 3 else (1, 2, 5)
     every = max(1, (last - first) // 7)
-    found = [m * 10.0**e for e in range(first, last + 1, every) for m in steps]
-    return [x for x in found if low <= x <= high]
+    found: list[float] = []
+    for multiples in ((1,), (1, 2, 5), range(1, 10)):
+        every_one = [m * 10.0**e for e in range(first, last + 1, every) for m in multiples]
+        found = [x for x in every_one if low <= x <= high]
+        if len(found) >= 3:
+            break
+    return found
 
 
 def binary_ticks(low: float, high: float) -> list[float]:

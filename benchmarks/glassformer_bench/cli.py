@@ -254,6 +254,7 @@ def _report(args: argparse.Namespace) -> int:
         args.output.write_text("\n".join(parts))
     else:
         args.output.write_text(page(records))
+    print(f"wrote {args.output}")
     return 0
 
 
@@ -261,4 +262,5 @@ def _plot(args: argparse.Namespace) -> int:
     from glassformer_bench.plot import draw
 
     draw([load_record(path) for path in args.records], args.output)
+    print(f"wrote {args.output}")
     return 0

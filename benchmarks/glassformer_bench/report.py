@@ -24,7 +24,7 @@ th, td { padding: 4px 7px; border-bottom: 1px solid var(--line); white-space: no
 th { font-weight: 600; }
 th:first-child, td:first-child, th:nth-child(2), td:nth-child(2) { text-align: left; }
 tr.problem td { font-weight: 600; padding-top: 14px; background: var(--soft); }
-tr.doubtful td:not(:first-child) { opacity: .55; }
+tr.doubtful td:not(:first-child) { opacity: .75; }
 tr.reason td { white-space: normal; padding-left: 2rem; opacity: .85; }
 .ok { color: var(--good); }
 .wrong, .oom, .timeout, .suspicious { color: var(--bad); font-weight: 600; }
@@ -32,8 +32,8 @@ tr.reason td { white-space: normal; padding-left: 2rem; opacity: .85; }
   margin-right: 6px; }
 .charts { display: flex; flex-wrap: wrap; gap: 20px; }
 figure { margin: 0; } figure svg { max-width: 100%; height: auto; color: inherit; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 16px; }
-dt { opacity: .75; } dd { margin: 0; }
+dl { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: 2px 16px; }
+dt { opacity: .75; } dd { margin: 0; overflow-wrap: anywhere; }
 pre { font: 12px/1.45 ui-monospace, monospace; overflow-x: auto; white-space: pre-wrap; }
 """
 _BAR = 70  # pixels of 100%

@@ -230,6 +230,8 @@ def test_axes():
     assert low < 5 < high
     assert binary_ticks(200, 3000) == [256, 512, 1024, 2048]
     assert decimal_ticks(0.04, 1.5) == pytest.approx([0.05, 0.1, 0.2, 0.5, 1])
+    assert decimal_ticks(0.031, 0.062) == pytest.approx([0.04, 0.05, 0.06])
+    assert decimal_ticks(0.02, 300) == pytest.approx([0.1, 1, 10, 100])
     assert len(decimal_ticks(1e-9, 1e9)) < 12
     assert [length(x) for x in (512, 1024, 1536, 1 << 20)] == ["512", "1k", "1536", "1m"]
     assert [number(x) for x in (0.05, 2e-6, 1000, 1e7)] == ["0.05", "2e-6", "1000", "1e7"]
