@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import glassformer as gf
-from glassformer.backends import numpy_backend
+from glassformer.backends import products
 from glassformer.backends.blas import numpy_blas
 
 TOLERANCE = {"float64": 1e-12, "float32": 1e-4, "float16": 2e-2}
@@ -25,7 +25,7 @@ def test_few_rows(rows, inner, columns, dtype, transposed):
     x = rng.standard_normal((rows, inner)).astype(dtype)
     weight = rng.standard_normal((columns, inner)).astype(dtype)
     y = weight.T if transposed else np.ascontiguousarray(weight.T)
-    found = numpy_backend.matmul(x, y)
+    found = products.matmul(x, y)
     assert found.dtype == x.dtype
     expected = np.einsum("mk,nk->mn", x.astype("float64"), weight.astype("float64"))
     bound = TOLERANCE[dtype] * max(1.0, np.sqrt(inner))
@@ -41,7 +41,7 @@ def test_the_number_of_threads_changes_nothing(rows):
     try:
         for threads in (1, 2):
             gf.set_num_threads(threads)
-            found.append(numpy_backend.matmul(x, weight.T))
+            found.append(products.matmul(x, weight.T))
     finally:
         gf.set_num_threads(before)
     np.testing.assert_array_equal(*found)
@@ -54,16 +54,16 @@ def test_which_matrix_stands_first_changes_nothing(core, monkeypatch):
     if blas is None:
         pytest.skip("NumPy has no OpenBLAS of its own here")
     calls = []
-    monkeypatch.setattr(numpy_backend, "numpy_blas", lambda: blas._replace(core=core))
-    way_round = numpy_backend._other_way_round
+    monkeypatch.setattr(products, "numpy_blas", lambda: blas._replace(core=core))
+    way_round = products._other_way_round
 
     def noted(x, y, out):
         calls.append(x.shape)
         return way_round(x, y, out)
 
-    monkeypatch.setattr(numpy_backend, "_other_way_round", noted)
+    monkeypatch.setattr(products, "_other_way_round", noted)
     rng = np.random.default_rng(0)
     x, weight = rng.standard_normal((16, 96)), rng.standard_normal((200, 96))
-    found = numpy_backend.matmul(x.astype(np.float32), weight.astype(np.float32).T)
+    found = products.matmul(x.astype(np.float32), weight.astype(np.float32).T)
     assert bool(calls) == (core == "SkylakeX")
     np.testing.assert_allclose(found, x @ weight.T, atol=1e-4)
