@@ -21,8 +21,8 @@ from glassformer.dtypes import (
     result_type,
 )
 from glassformer.dtypes import bool_ as bool
+from glassformer.grad_mode import enable_grad, is_grad_enabled, no_grad
 from glassformer.gradcheck import GradcheckError, gradcheck, gradgradcheck
-from glassformer.graph import enable_grad, is_grad_enabled, no_grad
 from glassformer.ops.choice import (
     clamp,
     eq,

@@ -12,7 +12,8 @@ import heapq
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from glassformer.graph import Node, edge_of, recording, set_grad_enabled
+from glassformer.grad_mode import recording, set_grad_enabled
+from glassformer.graph import Node, edge_of
 from glassformer.tensor import Tensor
 
 

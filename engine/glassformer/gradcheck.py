@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from glassformer.autograd import grad
-from glassformer.graph import enable_grad
+from glassformer.grad_mode import enable_grad
 from glassformer.tensor import Tensor
 
 

@@ -7,51 +7,15 @@ to read, and the rule itself.
 from __future__ import annotations
 
 import itertools
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from glassformer.devices import Device
 from glassformer.dtypes import DType
+from glassformer.grad_mode import recording
 from glassformer.tensor import Tensor
 
-
-class _Recording(threading.local):
-    """What this thread's operations leave behind."""
-
-    enabled: bool = True
-    frame: Any = None  # the checkpoint() being run on this thread, if any
-
-
-recording = _Recording()
 _sequence = itertools.count()
-
-
-def is_grad_enabled() -> bool:
-    """Tell whether operations on this thread are recorded for differentiation."""
-    return recording.enabled
-
-
-@contextmanager
-def set_grad_enabled(enabled: bool) -> Iterator[None]:
-    """Record, or don't, on this thread in this context."""
-    before = recording.enabled
-    recording.enabled = enabled
-    try:
-        yield
-    finally:
-        recording.enabled = before
-
-
-def no_grad() -> Any:
-    """Return a context (or decorator) in which this thread records no operations."""
-    return set_grad_enabled(False)
-
-
-def enable_grad() -> Any:
-    """Return a context (or decorator) in which this thread records operations."""
-    return set_grad_enabled(True)
 
 
 class Like(NamedTuple):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from glassformer.graph import recording, set_grad_enabled
+from glassformer.grad_mode import recording, set_grad_enabled
 from glassformer.random import default_generator
 from glassformer.tensor import Tensor
 

@@ -292,7 +292,7 @@ class Tensor:
 
     def change(self, name: str, *operands: Any) -> Any:
         """Check that changing this memory goes behind no graph's back; return the array."""
-        from glassformer.graph import is_grad_enabled
+        from glassformer.grad_mode import is_grad_enabled
 
         if is_grad_enabled() and any(
             isinstance(value, Tensor) and value.requires_grad for value in (self, *operands)

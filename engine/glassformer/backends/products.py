@@ -10,6 +10,7 @@ import numpy as np
 from glassformer.backends import memory
 from glassformer.backends.blas import numpy_blas
 from glassformer.backends.threads import get_num_threads, parallel_for, single_threaded_blas
+from glassformer.grad_mode import recording
 
 Array = Any
 
@@ -23,7 +24,9 @@ def matmul(x: Array, y: Array) -> Array:
 
     Our own threads take a part of the rows or columns each, and BLAS runs on one thread in each of
     them. Its own threads are as fast, but spin for milliseconds after a call and take the core from
-    the elementwise work that follows: measured in benchmarks/NOTES.md.
+    the elementwise work that follows. Not so in inference with few rows: there that work is small,
+    and the next product comes before a thread of ours would be awake. Measured in
+    benchmarks/NOTES.md.
     """
     if x.dtype == np.float16:
         return matmul(x.astype(np.float32), y.astype(np.float32)).astype(np.float16)
@@ -33,13 +36,16 @@ def matmul(x: Array, y: Array) -> Array:
     m, n = x.shape[-2], y.shape[-1]
     out = memory.empty((*batch, m, n), x.dtype)
 
-    parts = get_num_threads() if out.size * x.shape[-1] >= _SHARE_FROM else 1
+    parts = get_num_threads() if out.size * x.shape[-1] > _SHARE_FROM else 1
     product: Callable[..., Array] = np.matmul
     if m < _NOT_MANY_ROWS and x.ndim == y.ndim == 2 and y.strides[0] == y.itemsize:
-        if m < _FEW_ROWS:
+        if 1 < m < _FEW_ROWS:
             product = _few_rows
-        elif x.dtype == np.float32 and (blas := numpy_blas()) is not None and blas.has_avx512:
-            product = _other_way_round
+        else:
+            if m > 1 and x.dtype == np.float32 and (blas := numpy_blas()) and blas.has_avx512:
+                product = _other_way_round
+            if parts > 1 and not recording.enabled:
+                return product(x, y, out=out)
     if parts == 1:
         with single_threaded_blas():
             return product(x, y, out=out)
@@ -59,9 +65,9 @@ def matmul(x: Array, y: Array) -> Array:
 def _few_rows(x: Array, y: Array, out: Array) -> Array:
     """Return x (m, k) times y (k, n) whose columns lie in memory one after another.
 
-    As dot products, which read y once. For one row that takes a tenth less time than BLAS's product
-    of a matrix and a vector, for two or three half that of its product of matrices, which copies y
-    first: decoding is bound by reading weights. Measured in benchmarks/NOTES.md.
+    As dot products, which read y once. For two or three rows that takes half the time of BLAS's
+    product of matrices, which copies y first: decoding is bound by reading weights. Measured in
+    benchmarks/NOTES.md.
     """
     np.vecdot(y.T[:, None], x[None], out=out.T)
     return out

@@ -11,7 +11,7 @@ from glassformer.backends import memory
 from glassformer.backends.threads import grain_for, parallel_for
 from glassformer.fused.registry import FusedOp, Kernel
 from glassformer.fused.softmax import widened
-from glassformer.graph import no_grad
+from glassformer.grad_mode import no_grad
 from glassformer.ops.elementwise import sqrt
 from glassformer.tensor import Tensor
 

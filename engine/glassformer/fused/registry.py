@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from glassformer.autograd import grad
-from glassformer.graph import common_device, enable_grad, is_grad_enabled, record, wants_grad
+from glassformer.grad_mode import enable_grad, is_grad_enabled
+from glassformer.graph import common_device, record, wants_grad
 from glassformer.tensor import Tensor
 
 REFERENCE = "reference"

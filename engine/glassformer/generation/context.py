@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from glassformer.devices import Device, as_device
 from glassformer.generation.cache import KVCache
-from glassformer.graph import no_grad
+from glassformer.grad_mode import no_grad
 from glassformer.models.causal import CausalLM
 from glassformer.models.outputs import BaseModelOutput
 from glassformer.tensor import Tensor, tensor

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from glassformer.graph import no_grad
+from glassformer.grad_mode import no_grad
 from glassformer.models.config import PretrainedConfig
 from glassformer.models.encoder import EncoderEmbeddings, EncoderModel, encoder_block
 from glassformer.models.heads import (

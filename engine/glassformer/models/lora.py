@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from glassformer.durable import write_file
-from glassformer.graph import no_grad
+from glassformer.grad_mode import no_grad
 from glassformer.models.config import ConfigError, read_json_object
 from glassformer.models.names import Place
 from glassformer.models.pretrained import PretrainedModel

@@ -16,7 +16,7 @@ import numpy as np
 
 from glassformer.dtypes import DType, as_dtype
 from glassformer.durable import new_file
-from glassformer.graph import no_grad
+from glassformer.grad_mode import no_grad
 from glassformer.models.config import CONFIG_FILE, ConfigError, PretrainedConfig
 from glassformer.models.loading import hub_arrays, load_weights
 from glassformer.models.names import Names, Place

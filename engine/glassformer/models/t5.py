@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from glassformer.graph import no_grad
+from glassformer.grad_mode import no_grad
 from glassformer.models.config import PretrainedConfig
 from glassformer.models.names import Names, Place, Stacked
 from glassformer.models.outputs import BaseModelOutput

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from glassformer.dtypes import DType
-from glassformer.graph import no_grad
+from glassformer.grad_mode import no_grad
 from glassformer.nn import functional as F
 from glassformer.nn.init import normal_
 from glassformer.nn.module import Module

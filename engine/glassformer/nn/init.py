@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from glassformer.graph import no_grad
+from glassformer.grad_mode import no_grad
 from glassformer.random import Generator, as_generator
 from glassformer.tensor import Tensor, from_numpy
 

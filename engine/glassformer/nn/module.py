@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
-from glassformer.graph import no_grad
+from glassformer.grad_mode import no_grad
 from glassformer.nn.table import module_table
 from glassformer.tensor import Parameter, Tensor
 

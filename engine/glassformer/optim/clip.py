@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from glassformer.graph import no_grad
+from glassformer.grad_mode import no_grad
 from glassformer.tensor import Tensor
 
 

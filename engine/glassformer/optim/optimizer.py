@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from glassformer.graph import no_grad
+from glassformer.grad_mode import no_grad
 from glassformer.nn import Module
 from glassformer.tensor import Tensor
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from glassformer.data.tokenizer import Tokenizer
 from glassformer.devices import Device, as_device
-from glassformer.graph import no_grad
+from glassformer.grad_mode import no_grad
 from glassformer.models.pretrained import PretrainedModel
 from glassformer.tensor import Tensor, tensor
 

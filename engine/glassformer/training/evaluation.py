@@ -14,7 +14,7 @@ import numpy.typing as npt
 from glassformer.data import DataLoader
 from glassformer.data.collate import LABEL_NAMES
 from glassformer.data.text import IGNORED
-from glassformer.graph import no_grad
+from glassformer.grad_mode import no_grad
 from glassformer.nn import Module
 from glassformer.tensor import Tensor
 

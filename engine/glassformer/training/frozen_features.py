@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from glassformer.graph import no_grad
+from glassformer.grad_mode import no_grad
 from glassformer.models.causal import LastTokenClassifier
 from glassformer.models.heads import SequenceClassifier
 from glassformer.models.outputs import BaseModelOutput

