@@ -42,10 +42,18 @@ from numpy import (  # noqa: F401 - re-exported: these have the backend's semant
     where,
 )
 
-from glassformer.backends import memory
+from glassformer.backends import half, memory
 from glassformer.backends.erf import erf  # noqa: F401
 from glassformer.backends.products import matmul  # noqa: F401
-from glassformer.dtypes import BFLOAT16_STORAGE, FROM_NUMPY, DType, as_dtype, bfloat16, float32
+from glassformer.dtypes import (
+    BFLOAT16_STORAGE,
+    FROM_NUMPY,
+    DType,
+    as_dtype,
+    bfloat16,
+    float16,
+    float32,
+)
 
 Array = Any
 Axis = int | tuple[int, ...] | None
@@ -113,10 +121,10 @@ def dtype_of(x: Array) -> DType:
 
 def astype(x: Array, dtype: DType) -> Array:
     """Convert to `dtype` (always a new array)."""
-    if x.dtype == BFLOAT16_STORAGE:  # the upper half of a float32
-        if dtype is bfloat16:
-            return x.copy()
-        x = (x.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    if x.dtype == BFLOAT16_STORAGE and dtype is bfloat16:
+        return x.copy()
+    if half.is_half(x.dtype) and dtype is not float16:
+        x = half.widened(x)
         return x if dtype is float32 else x.astype(dtype.numpy)
     return x.astype(dtype.numpy)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from glassformer.backends import memory
+from glassformer.backends import half, memory
 from glassformer.backends.blas import numpy_blas
 from glassformer.backends.threads import get_num_threads, parallel_for, single_threaded_blas
 from glassformer.grad_mode import recording
@@ -22,6 +22,8 @@ _NOT_MANY_ROWS = 64  # from here on it doesn't matter which of two matrices stan
 def matmul(x: Array, y: Array) -> Array:
     """Return the matrix product of arrays with at least two axes; half precision in float32.
 
+    `y` alone may be of half precision: a weight that is held compact.
+
     Our own threads take a part of the rows or columns each, and BLAS runs on one thread in each of
     them. Its own threads are as fast, but spin for milliseconds after a call and take the core from
     the elementwise work that follows. Not so in inference with few rows: there that work is small,
@@ -29,7 +31,11 @@ def matmul(x: Array, y: Array) -> Array:
     benchmarks/NOTES.md.
     """
     if x.dtype == np.float16:
-        return matmul(x.astype(np.float32), y.astype(np.float32)).astype(np.float16)
+        return matmul(half.widened(x), half.widened(y)).astype(np.float16)
+    if half.is_half(y.dtype):
+        if x.dtype == np.float32 and _few_rows_of_a_weight(x, y):
+            return _compact_weight(x, y)
+        y = half.widened(y).astype(x.dtype, copy=False)
     batch = x.shape[:-2]
     if batch != y.shape[:-2]:
         batch = np.broadcast_shapes(batch, y.shape[:-2])
@@ -38,14 +44,10 @@ def matmul(x: Array, y: Array) -> Array:
 
     parts = get_num_threads() if out.size * x.shape[-1] > _SHARE_FROM else 1
     product: Callable[..., Array] = np.matmul
-    if m < _NOT_MANY_ROWS and x.ndim == y.ndim == 2 and y.strides[0] == y.itemsize:
-        if 1 < m < _FEW_ROWS:
-            product = _few_rows
-        else:
-            if m > 1 and x.dtype == np.float32 and (blas := numpy_blas()) and blas.has_avx512:
-                product = _other_way_round
-            if parts > 1 and not recording.enabled:
-                return product(x, y, out=out)
+    if _few_rows_of_a_weight(x, y):
+        product = _product_of_few(m, x.dtype)
+        if product is not _dot_products and parts > 1 and not recording.enabled:
+            return product(x, y, out=out)
     if parts == 1:
         with single_threaded_blas():
             return product(x, y, out=out)
@@ -62,7 +64,43 @@ def matmul(x: Array, y: Array) -> Array:
     return out
 
 
-def _few_rows(x: Array, y: Array, out: Array) -> Array:
+def _few_rows_of_a_weight(x: Array, y: Array) -> bool:
+    """Tell whether x (m, k) has few rows, and y (k, n) columns that lie in memory one by one."""
+    return len(x) < _NOT_MANY_ROWS and x.ndim == y.ndim == 2 and y.strides[0] == y.itemsize
+
+
+def _product_of_few(m: int, dtype: np.dtype[Any]) -> Callable[..., Array]:
+    """Return the fastest way to multiply m rows with a weight."""
+    if 1 < m < _FEW_ROWS:
+        return _dot_products
+    if m > 1 and dtype == np.float32 and (blas := numpy_blas()) and blas.has_avx512:
+        return _other_way_round
+    return np.matmul
+
+
+def _compact_weight(x: Array, y: Array) -> Array:
+    """Return x (m, k) times y (k, n) of half precision, of which a tile at a time is widened.
+
+    The tile stays in the cache, so that memory is read as half precision and never written.
+    """
+    (m, k), n = x.shape, y.shape[1]
+    out = memory.empty((m, n), x.dtype)
+    product, step = _product_of_few(m, x.dtype), half.rows_per_tile(k)
+    parts = get_num_threads() if out.size * k > _SHARE_FROM else 1
+
+    def columns(start: int, stop: int) -> None:
+        wide = memory.empty((min(step, stop - start), k), np.float32)
+        for first in range(start, stop, step):
+            tile = slice(first, min(first + step, stop))
+            weight = half.widen(y.T[tile], wide[: tile.stop - first])
+            product(x, weight.T, out=out[:, tile])
+
+    with single_threaded_blas():
+        parallel_for(columns, n, -(-n // parts))
+    return out
+
+
+def _dot_products(x: Array, y: Array, out: Array) -> Array:
     """Return x (m, k) times y (k, n) whose columns lie in memory one after another.
 
     As dot products, which read y once. For two or three rows that takes half the time of BLAS's

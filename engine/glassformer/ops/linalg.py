@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from glassformer.dtypes import result_type
+from glassformer.graph import wants_grad
 from glassformer.ops import conversion
 from glassformer.primitive import Primitive
 from glassformer.tensor import Tensor
@@ -127,16 +128,21 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         )
     if bias is not None and bias.shape != (weight.shape[0],):
         raise ValueError(f"linear: bias {bias.shape} must be ({weight.shape[0]},)")
-    weight = _as_wide(weight, input)
-    return _linear(input, weight, None if bias is None else _as_wide(bias, input))
+    _check_dtype(weight, input)
+    if bias is not None:
+        _check_dtype(bias, input)
+        bias = conversion.to(bias, input.dtype)
+    # NumPy's products read a compact weight as it is. Its gradient needs the conversion recorded.
+    if input.device.type != "cpu" or wants_grad((weight,)):
+        weight = conversion.to(weight, input.dtype)
+    return _linear(input, weight, bias)
 
 
-def _as_wide(parameter: Tensor, input: Tensor) -> Tensor:
+def _check_dtype(parameter: Tensor, input: Tensor) -> None:
     if parameter.dtype is input.dtype:
-        return parameter
+        return
     if parameter.dtype.wide is parameter.dtype or input.dtype.wide is not input.dtype:
         raise TypeError(f"linear: input is {input.dtype} but a parameter is {parameter.dtype}")
-    return conversion.to(parameter, input.dtype)
 
 
 # ---- einsum -------------------------------------------------------------------------------------
