@@ -22,6 +22,7 @@ import numpy as np
 
 from glassformer.backends import memory
 from glassformer.backends.threads import parallel_for, single_threaded_blas
+from glassformer.fused.attention_one_query import attend
 from glassformer.fused.dropout_mask import keep_tile
 
 _TILE = 1 << 17  # scores in a tile: half a megabyte of float32, which stays in a core's cache
@@ -211,7 +212,7 @@ def forward(
     arrays = (query, key, value, mask, bias)
     plain = mask is None and bias is None and softcap is None and not dropout_p
     if plain and query.shape[2] == 1 and query.dtype != np.float16:
-        found = _forward_one_query(query, key, value, causal, window, scale)
+        found = attend(query, key, value, causal, window, scale)
         if found is not None:
             result, lse, residuals = found
             return ((result, lse) if return_lse else result), residuals
@@ -228,43 +229,6 @@ def forward(
     result = _merged(out, problem.dtype)
     flat = lse.reshape(query.shape[:3])
     return ((result, flat) if return_lse else result), (lse, out)
-
-
-def _forward_one_query(
-    query: Array, key: Array, value: Array, causal: str | None, window: Any, scale: float
-) -> tuple[Array, Array, tuple[Array, Array]] | None:
-    """Return output, lse and residuals where every key in a range is seen by a single query.
-
-    That is a step of decoding. The bookkeeping of tiles would take longer than its arithmetic.
-    None where it sees nothing, or where a score isn't finite: the tiles know what to do then.
-    """
-    b, heads, _, d = query.shape
-    kv_heads, key_length = key.shape[1:3]
-    place = 0 if causal == "top_left" else key_length - 1
-    left, right = window or (None, None)
-    right = 0 if causal is not None else right
-    first = 0 if left is None else max(0, place - left)
-    end = key_length if right is None else min(key_length, place + right + 1)
-    if first >= end or b * heads * (end - first) > _TILE:
-        return None
-    keys, values = key[:, :, first:end], value[:, :, first:end]
-    q = query.reshape(b, kv_heads, heads // kv_heads, d) * query.dtype.type(scale)
-    with single_threaded_blas():
-        s = np.matmul(q, keys.swapaxes(-1, -2))  # (B, Hkv, G, keys)
-        highest = s.max(-1, keepdims=True)
-        if not np.isfinite(highest).all():
-            return None
-        s -= highest
-        np.exp(s, out=s)
-        total = s.sum(-1, keepdims=True)
-        out = np.matmul(s, values)
-    out /= total
-    lse = np.log(total) + highest
-    return (
-        out.reshape(b, heads, 1, -1),
-        lse.reshape(b, heads, 1),
-        (lse[..., None], out[:, :, :, None]),
-    )
 
 
 def _forward_block(problem: _Problem, b: slice, h: slice, out: Array, lse: Array) -> None:
