@@ -69,11 +69,36 @@ def composite_attention(
 ) -> Any:
     """Return softmax(softcap(QKᵀ·scale) + bias)V over the visible keys. See `attention`."""
     dtype = query.dtype
+    weights, lse, visible = _weights(query, key, mask, bias, causal, window, scale, softcap)
+    value = _repeat_heads(to(value, dtype.wide), query.shape[1] // key.shape[1])
+    if visible is not None:
+        value = where(visible.any(2).unsqueeze(-1), value, 0.0)
+    if dropout_p > 0:
+        keep = Tensor(keep_mask(seed, dropout_p, weights.shape), query.device)
+        weights = where(keep, weights / (1 - dropout_p) if dropout_p < 1 else 0.0 * weights, 0.0)
+    out = weights @ value
+    if visible is not None:  # 0 already; now its gradient, too, is selected away
+        out = where(visible.any(3).unsqueeze(-1), out, 0.0)
+    out = to(out, dtype)
+    return (out, lse.squeeze(-1)) if return_lse else out
+
+
+def _weights(
+    query: Tensor,
+    key: Tensor,
+    mask: Tensor | None,
+    bias: Tensor | None,
+    causal: str | None,
+    window: tuple[int | None, int | None] | None,
+    scale: float,
+    softcap: float | None,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return the weights (B, H, Tq, Tk), their lse (B, H, Tq, 1), and what is seen; None if all."""
     # half precision is accumulated in float32
-    query, key, value = (to(x, dtype.wide) for x in (query, key, value))
-    bias = None if bias is None else to(bias, dtype.wide)
-    heads, groups = query.shape[1], query.shape[1] // key.shape[1]
-    key, value = (_repeat_heads(x, groups) for x in (key, value))
+    query, key = (to(x, query.dtype.wide) for x in (query, key))
+    bias = None if bias is None else to(bias, query.dtype)
+    heads = query.shape[1]
+    key = _repeat_heads(key, heads // key.shape[1])
     seen = visible_keys(query.shape[2], key.shape[2], causal, window)
     visible = mask
     if seen is not None:
@@ -83,10 +108,8 @@ def composite_attention(
         # What no query sees, and a query that sees nothing, must not count even where it is NaN:
         # selected away here, since 0 · NaN is NaN in the products below.
         visible = visible.broadcast_to((query.shape[0], heads, query.shape[2], key.shape[2]))
-        used = visible.any(2).unsqueeze(-1)  # (B, H, Tk, 1)
-        key, value = where(used, key, 0.0), where(used, value, 0.0)
-        seeing = visible.any(3).unsqueeze(-1)  # (B, H, Tq, 1)
-        query = where(seeing, query, 0.0)
+        key = where(visible.any(2).unsqueeze(-1), key, 0.0)  # (B, H, Tk, 1)
+        query = where(visible.any(3).unsqueeze(-1), query, 0.0)  # (B, H, Tq, 1)
 
     scores = query @ key.mT * scale  # (B, H, Tq, Tk)
     if softcap is not None:
@@ -96,15 +119,8 @@ def composite_attention(
     if visible is not None:
         scores = where(visible, scores, -math.inf)
     lse = logsumexp(scores, -1, keepdim=True)
-    weights = exp(scores - where(lse == -math.inf, 0.0, lse))  # a row that sees nothing gives 0
-    if dropout_p > 0:
-        keep = Tensor(keep_mask(seed, dropout_p, weights.shape), query.device)
-        weights = where(keep, weights / (1 - dropout_p) if dropout_p < 1 else 0.0 * weights, 0.0)
-    out = weights @ value
-    if visible is not None:  # 0 already; now its gradient, too, is selected away
-        out = where(seeing, out, 0.0)
-    out = to(out, dtype)
-    return (out, lse.squeeze(-1)) if return_lse else out
+    # a row that sees nothing gives 0
+    return exp(scores - where(lse == -math.inf, 0.0, lse)), lse, visible
 
 
 def _repeat_heads(x: Tensor, groups: int) -> Tensor:
@@ -172,21 +188,9 @@ def attention(
         ValueError: shapes or options don't fit together.
         TypeError: dtypes don't.
     """
-    _check_shapes(query, key, value)
-    full = (*query.shape[:3], key.shape[2])
-    for name, extra in (("mask", mask), ("bias", bias)):
-        if extra is not None and not _broadcasts(extra.shape, full):
-            raise ValueError(f"{name} {extra.shape} can't be broadcast to (B, H, Tq, Tk) = {full}")
-    if mask is not None and mask.dtype is not bool_:
-        raise TypeError(f"mask must be bool, got {mask.dtype}; pass numbers as bias")
-    if bias is not None and bias.dtype is not query.dtype:
-        raise TypeError(f"bias must have the query's dtype {query.dtype}, got {bias.dtype}")
-    if causal not in CAUSAL:
-        raise ValueError(f"causal must be None, 'top_left' or 'bottom_right', got {causal!r}")
+    _check(query, key, value, mask, bias, causal, softcap)
     if not 0 <= dropout_p <= 1:
         raise ValueError(f"dropout_p must be in [0, 1], got {dropout_p}")
-    if softcap is not None and not 0 < softcap < math.inf:
-        raise ValueError(f"softcap must be positive and finite, got {softcap}; None for no cap")
     if dropout_p == 1:  # no value counts, not even an infinite one: 0 · inf would be NaN
         value = value.masked_fill(Tensor(np.ones((), bool), value.device), 0.0)
     if seed is None:
@@ -199,12 +203,46 @@ def attention(
         bias,
         causal=causal,
         window=None if window is None else _limits(window),
-        scale=1 / math.sqrt(max(query.shape[-1], 1)) if scale is None else scale,
+        scale=_scale(query) if scale is None else scale,
         softcap=softcap,
         dropout_p=dropout_p,
         seed=seed,
         return_lse=return_lse,
     )
+
+
+def attention_weights(
+    query: Tensor,
+    key: Tensor,
+    mask: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    causal: str | None = None,
+    window: tuple[int | None, int | None] | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+) -> Tensor:
+    """Return softmax(softcap(QKᵀ·scale) + bias), what `attention` weighs the values with.
+
+    They are (B, H, Tq, Tk) numbers, which `attention` never has in memory at once. A query that may
+    see no key weighs each with 0.
+
+    Args:
+        query, key, mask, bias, causal, window, scale, softcap: as in `attention`.
+
+    Raises:
+        ValueError: shapes or options don't fit together.
+        TypeError: dtypes don't.
+    """
+    _check(query, key, key, mask, bias, causal, softcap)
+    limits = None if window is None else _limits(window)
+    scale = _scale(query) if scale is None else scale
+    weights, *_ = _weights(query, key, mask, bias, causal, limits, scale, softcap)
+    return to(weights, query.dtype)
+
+
+def _scale(query: Tensor) -> float:
+    return 1 / math.sqrt(max(query.shape[-1], 1))
 
 
 def _limits(window: tuple[int | None, int | None]) -> tuple[int | None, int | None]:
@@ -218,6 +256,30 @@ def _broadcasts(shape: tuple[int, ...], full: tuple[int, ...]) -> bool:
     return len(shape) <= 4 and all(
         n in (1, m) for n, m in zip(reversed(shape), reversed(full), strict=False)
     )
+
+
+def _check(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    bias: Tensor | None,
+    causal: str | None,
+    softcap: float | None,
+) -> None:
+    _check_shapes(query, key, value)
+    full = (*query.shape[:3], key.shape[2])
+    for name, extra in (("mask", mask), ("bias", bias)):
+        if extra is not None and not _broadcasts(extra.shape, full):
+            raise ValueError(f"{name} {extra.shape} can't be broadcast to (B, H, Tq, Tk) = {full}")
+    if mask is not None and mask.dtype is not bool_:
+        raise TypeError(f"mask must be bool, got {mask.dtype}; pass numbers as bias")
+    if bias is not None and bias.dtype is not query.dtype:
+        raise TypeError(f"bias must have the query's dtype {query.dtype}, got {bias.dtype}")
+    if causal not in CAUSAL:
+        raise ValueError(f"causal must be None, 'top_left' or 'bottom_right', got {causal!r}")
+    if softcap is not None and not 0 < softcap < math.inf:
+        raise ValueError(f"softcap must be positive and finite, got {softcap}; None for no cap")
 
 
 def _check_shapes(query: Tensor, key: Tensor, value: Tensor) -> None:

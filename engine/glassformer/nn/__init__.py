@@ -19,6 +19,7 @@ from glassformer.nn.positions import (
     T5Positions,
 )
 from glassformer.nn.transformer import Transformer, TransformerDecoder, TransformerEncoder
+from glassformer.nn.watch import watch_attention
 from glassformer.tensor import Parameter
 
 __all__ = [
@@ -46,4 +47,5 @@ __all__ = [
     "TransformerEncoder",
     "functional",
     "init",
+    "watch_attention",
 ]

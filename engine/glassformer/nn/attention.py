@@ -10,6 +10,7 @@ from glassformer.nn.linear import Linear
 from glassformer.nn.lora import LoraAdapter
 from glassformer.nn.module import Module
 from glassformer.nn.positions import AttentionPositions
+from glassformer.nn.watch import watching
 from glassformer.ops.creation import empty
 from glassformer.primitive import Primitive
 from glassformer.tensor import Parameter, Tensor
@@ -189,19 +190,17 @@ class MultiheadAttention(Module):
         if cache is not None:
             k, v = cache.update(k, v)
         mask, bias = self._masks(q, k, key_padding_mask, attn_mask)
-        heads: Tensor = F.attention(
-            q,
-            k,
-            v,
-            mask,
-            bias,
-            causal="bottom_right" if self.causal else None,
-            window=self.window,
-            softcap=self.softcap,
-            scale=self.scale,
-            dropout_p=self.dropout if self.training else 0.0,
-        )  # (B, H, Tq, D)
-        output: Tensor = self.out_proj(_join_heads(heads))  # (B, Tq, C)
+        scoring: dict[str, Any] = {
+            "causal": "bottom_right" if self.causal else None,
+            "window": self.window,
+            "softcap": self.softcap,
+            "scale": self.scale,
+        }
+        if watching.seen is not None:
+            watching.seen.append((self, F.attention_weights(q, k, mask, bias, **scoring)))
+        dropout_p = self.dropout if self.training else 0.0
+        heads: Tensor = F.attention(q, k, v, mask, bias, **scoring, dropout_p=dropout_p)
+        output: Tensor = self.out_proj(_join_heads(heads))  # (B, H, Tq, D) -> (B, Tq, C)
         return output
 
     def project_memory(self, memory: Tensor) -> tuple[Tensor, Tensor]:

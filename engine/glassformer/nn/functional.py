@@ -13,6 +13,7 @@ from glassformer.fused.activation import gelu as fused_gelu
 from glassformer.fused.activation import silu as fused_silu
 from glassformer.fused.activation import swiglu as fused_swiglu
 from glassformer.fused.attention import attention as fused_attention
+from glassformer.fused.attention import attention_weights
 from glassformer.fused.loss import cross_entropy as fused_cross_entropy
 from glassformer.fused.norm import layer_norm as fused_layer_norm
 from glassformer.fused.norm import rms_norm as fused_rms_norm
@@ -31,6 +32,7 @@ from glassformer.tensor import Tensor, tensor
 __all__ = [
     "alibi_bias",
     "attention",
+    "attention_weights",
     "conv1d",
     "conv2d",
     "cross_entropy",
