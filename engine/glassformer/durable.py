@@ -66,6 +66,33 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
     _sync_folder(path.parent)
 
 
+def was_cut_short(path: Path) -> bool:
+    """Whether a process was killed while it wrote the file `path`."""
+    return _hidden(path, _SAVING).exists()
+
+
+def set_aside(path: Path) -> None:
+    """Take a file from its place, until `put_back` or `drop_aside`."""
+    os.replace(path, _hidden(path, _DELETING))
+    _sync_folder(path.parent)
+
+
+def is_aside(path: Path) -> bool:
+    """Whether `set_aside` took this file away."""
+    return _hidden(path, _DELETING).exists()
+
+
+def put_back(path: Path) -> None:
+    """Undo `set_aside`."""
+    os.replace(_hidden(path, _DELETING), path)
+    _sync_folder(path.parent)
+
+
+def drop_aside(path: Path) -> None:
+    """Delete what `set_aside` took away, if anything."""
+    _discard(_hidden(path, _DELETING))
+
+
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Give a folder to fill with `write_new_file`; afterwards it is at `path`, whole.

@@ -232,6 +232,9 @@ def test_generate_is_repeatable_and_streams_the_same(run, trained):
     assert out("--temperature", 0) == out("--top-k", 1)
     assert out("--top-p", 0.5, "--min-p", 0.1, "--repetition-penalty", 1.2).startswith("3")
     assert out("--max-new-tokens", 0) == "3\n"
+    assert out("--temperature", 0) == out("--no-do-sample") == out("--no-do-sample", "--stream")
+    assert out("--num-beams", 3) == out("--num-beams", 3) != out("--no-do-sample")
+    assert len(out("--num-beams", 3)) == len("3") + 60 + 1  # more than the model's positions
 
 
 def test_generate_without_prompt_starts_on_a_new_line(run, trained):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import glassformer as gf
-from glassformer.cli import main
+from glassformer.cli import main, model_arguments
 from glassformer.cli.parser import build_parser
 from glassformer.cli.texts import answer_texts
 from glassformer.data.tokenizer_training import train_tokenizer
@@ -23,6 +23,7 @@ from glassformer.models.bert import (
 )
 from glassformer.models.gpt2 import GPT2Config, GPT2LMHeadModel
 from glassformer.models.t5 import T5Config, T5ForConditionalGeneration
+from glassformer.pipelines import sentence_embedding
 from tests.cli.test_process import COMMAND, ENVIRONMENT
 
 pytest.importorskip("tokenizers")
@@ -214,6 +215,22 @@ def test_generate(model_class, folder, capsys, monkeypatch):
     assert sampled[0] == sampled[1]
 
 
+@pytest.mark.parametrize("model_class", [GPT2LMHeadModel, T5ForConditionalGeneration])
+def test_streaming_writes_the_same_as_plain_text(model_class, folder, capsys, monkeypatch):
+    texts = ["the cat", "bob smith went"]
+    argv = ["generate", "--model", folder(model_class), "--max-new-tokens", 12, "--num-beams", 1]
+    for more in ([], ["--temperature", 3, "--seed", 4]):
+        rows = [run(capsys, *argv, *more, "--prompt", text)[1][0] for text in texts]
+        give_stdin(monkeypatch, "\n".join(texts).encode())
+        assert main([str(one) for one in [*argv, *more, "--stream"]]) == 0
+        shown, err = capsys.readouterr()
+        before = [row["text"] if model_class is GPT2LMHeadModel else "" for row in rows]
+        answers = [row["generated_text"] for row in rows]
+        if not more:  # one seed draws for all texts of a call, one after the other
+            assert shown == "".join(f"{a}{b}\n" for a, b in zip(before, answers, strict=True))
+        assert shown.startswith(f"{before[0]}{answers[0]}\n") and err == ""
+
+
 def test_a_failure_leaves_the_old_output(folder, capsys, tmp_path):
     out, text = tmp_path / "out.jsonl", tmp_path / "text.txt"
     out.write_text("old")
@@ -243,13 +260,22 @@ def test_a_failure_leaves_the_old_output(folder, capsys, tmp_path):
         (["embed", "--model", "MODEL", "--input", "BROKEN"], "line 1: not valid JSON"),
         (["embed", "--model", "MODEL", "x", "--device", "abacus"], "abacus"),
         (["embed", "--model", "MODEL", "x", "--max-length", "33"], "more than the 32 tokens that"),
-        (["embed", "--model", "MODEL", "x", "--output", "/no/such/folder/x"], "No such file"),
+        (
+            ["embed", "--model", "MODEL", "x", "--output", "/no/such/folder/x"],
+            "there is no folder /no/such/folder; make it",
+        ),
+        (["embed", "--model", "MODEL", "x", "--output", "."], "--output . is a folder"),
         (["fill-mask", "--model", "MODEL", "the cat"], "there is no [MASK] in 'the cat'"),
         (["generate", "--model", "MODEL", "--prompt", "x"], "there is none of model_type 'bert'"),
         (["generate"], "give the folder of a run, or --model"),
-        (["generate", "RUN", "--num-beams", "2"], "--num-beams goes with --model"),
+        (["generate", "RUN", "--batch-size", "2"], "--batch-size goes with --model"),
         (["generate", "RUN", "--model", "MODEL"], "not both"),
-        (["generate", "--model", "MODEL", "--stream"], "--stream goes with a run"),
+        (["generate", "RUN", "--stream", "--num-beams", "2"], "leave out one of both"),
+        (["generate", "--model", "MODEL", "--stream", "--output", "x"], "leave out --output"),
+        (
+            ["generate", "--model", "MODEL", "--prompt", "x", "--no-do-sample", "--top-p", "0.9"],
+            "--no-do-sample takes the likeliest tokens, but --top-p is for drawing",
+        ),
     ],
 )
 def test_what_is_wrong_is_one_line(argv, said, folder, capsys, tmp_path):
@@ -332,3 +358,7 @@ def test_warnings_are_lines_of_the_command(folder, capsys):
     lines = err.splitlines()
     assert all(line.startswith("glassformer classify: warning: ") for line in lines)
     assert "starts with fresh ones" in lines[0] and "longer than the 32 tokens" in lines[1]
+
+
+def test_every_pooling_can_be_asked_for():
+    assert sorted(model_arguments._POOLINGS) == sorted(sentence_embedding.POOLINGS)

@@ -13,6 +13,7 @@ from glassformer.models.auto import AutoModelForCausalLM, AutoModelForMaskedLM
 from glassformer.training.checkpoint import list_checkpoints
 from glassformer.training.metrics import read_log
 from tests.cli.commands import assert_refused, interrupt_after_evaluation, runner, snapshot
+from tests.device_calls import references
 
 TEXT = "".join(f"{i} times {j} is {i * j}.\n" for i in range(1, 21) for j in range(1, 21))
 SMALL = ["--vocab-size", "300", "--hidden-size", "16", "--layers", "1", "--heads", "2"]
@@ -105,7 +106,14 @@ def test_interrupted_and_resumed_it_ends_in_the_same_bits(
         result = run("pretrain", *begin, "--output", tmp_path / "cut")
     assert result.status == 130
     assert f"glassformer pretrain --output {tmp_path / 'cut'} --resume" in result.err
-    assert [path.name for path in list_checkpoints(tmp_path / "cut")] == ["checkpoint-5"]
+    (checkpoint,) = list_checkpoints(tmp_path / "cut")
+    assert checkpoint.name == "checkpoint-5"
+    uses = {
+        "mlm": ("fill-mask", "3 times [MASK] is 9."),
+        "clm": ("generate", "--prompt", "3 times", "--max-new-tokens", "2"),
+    }
+    command, *argv = uses[objective]
+    assert run(command, "--model", checkpoint, *argv).status == 0
     assert_refused(
         run("pretrain", "--output", tmp_path / "cut", "--resume", "--steps", "20"),
         "was begun with --steps 12, not 20",
@@ -123,7 +131,7 @@ def test_a_finished_run_is_kept_unless_told(run, corpus, tmp_path):
     assert run(*command).status == 0
     before = snapshot(tmp_path)
     assert_refused(run(*command), "--overwrite")
-    assert_refused(run(*command, "--overwrite", "--heads", "3"), "n_head=3", "n_embd=16")
+    assert_refused(run(*command, "--overwrite", "--heads", "3"), "--heads=3", "--hidden-size=16")
     assert snapshot(tmp_path) == before
     command[2] = "mlm"
     assert run(*command, "--overwrite").status == 0
@@ -147,7 +155,11 @@ def test_a_changed_text_is_not_gone_on_with(run, corpus, tmp_path, monkeypatch):
         ({"--objective": "nsp"}, ["--objective", "'nsp'"]),
         ({"--data": "nowhere.txt"}, ["nowhere.txt does not exist"]),
         ({"--vocab-size": "20"}, ["--vocab-size 20", "too small"]),
-        ({"--heads": "3"}, ["num_attention_heads=3", "hidden_size=16"]),
+        ({"--heads": "3"}, ["--heads=3 must divide --hidden-size=16"]),
+        ({"--objective": "clm", "--heads": "3"}, ["--heads=3 must divide --hidden-size=16"]),
+        ({"--layers": "10001"}, ["--layers must be", "10001"]),
+        ({"--bf16": ""}, ["--bf16", "--device cuda"]),
+        ({"--device": "abacus"}, ["'abacus' is not available"]),
         ({"--max-length": "2"}, ["--max-length must be at least 3"]),
         ({"--max-length": "4000"}, ["too short", "4000"]),
         ({"--objective": "clm", "--whole-word": ""}, ["--whole-word", "clm"]),
@@ -168,6 +180,27 @@ def test_without_data_it_reads_pythons_documentation(run, tmp_path):
     result = run("pretrain", "--objective", "clm", "--output", tmp_path, *SMALL, "--steps", "1")
     assert result.status == 0
     assert "text   Python's documentation" in result.out
+
+
+@pytest.mark.parametrize("objective", ["mlm", "clm"])
+def test_on_another_device(run, corpus, tmp_path, objective):
+    """float32 there gives the same losses; a run may move, and go on in bfloat16."""
+    pytest.importorskip("torch")
+    begin = ["pretrain", "--objective", objective, "--data", corpus, *SMALL, "--dropout", "0"]
+    metrics = {}
+    with references():
+        for device in ("cpu", "torch-cpu"):
+            result = run(*begin, "--output", tmp_path / device, "--device", device)
+            assert (result.status, result.err) == (0, "")
+            assert (f"\ndevice {device}, float32\n" in result.out) == (device != "cpu")
+            metrics[device] = json.loads((tmp_path / device / "metrics.json").read_text())
+        assert metrics["torch-cpu"]["loss"] == pytest.approx(metrics["cpu"]["loss"], rel=1e-4)
+        half = ["--device", "torch-cpu", "--bf16"]
+        assert run(*begin, "--output", tmp_path / "half", *half).status == 0
+    settings = json.loads((tmp_path / "half" / "run.json").read_text())["settings"]
+    assert (settings["device"], settings["bf16"]) == ("torch-cpu", True)
+    loss = json.loads((tmp_path / "half" / "metrics.json").read_text())["loss"]
+    assert loss != metrics["cpu"]["loss"] == pytest.approx(loss, rel=0.02)
 
 
 def test_help_names_every_default(run):

@@ -51,6 +51,18 @@ def test_help_answers_at_once(command):
     assert min(times) <= 0.150
 
 
+@pytest.mark.skipif(os.name == "nt", reason="a POSIX shell closes the streams")
+@pytest.mark.parametrize(
+    ("argv", "closed", "status"), [(["info"], ">&-", 0), (["info", "nowhere"], "2>&-", 2)]
+)
+def test_closed_streams_are_no_fault(argv, closed, status):
+    """Nothing goes to the other stream in their place."""
+    done = subprocess.run(
+        ["sh", "-c", f'"$@" {closed}', "sh", *COMMAND, *argv], capture_output=True, env=ENVIRONMENT
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (status, b"", b"")
+
+
 def test_interrupt_saves_and_tells_how_to_go_on(tmp_path):
     (tmp_path / "data.txt").write_text(TEXT)
     folder = tmp_path / "run"

@@ -158,6 +158,35 @@ def test_token_classification(strategy, tokenizer, tmp_path):
     check([" ".join(TEXTS) * 3])  # cut without a word, as theirs is
 
 
+@pytest.mark.parametrize("strategy", ["simple", "first", "average", "max"])
+@pytest.mark.parametrize("stride", [0, 3, 20])
+def test_token_classification_of_long_texts_in_windows(stride, strategy, tokenizer, tmp_path):
+    folder, _ = bert(
+        transformers.BertForTokenClassification,
+        tokenizer,
+        tmp_path,
+        id2label=dict(enumerate(ENTITIES)),
+        label2id={label: index for index, label in enumerate(ENTITIES)},
+    )
+    check = both("ner", folder, aggregation_strategy=strategy, stride=stride, ignore_labels=[])
+    long = " ".join(TEXTS) * 3
+    check([long, *(text for text in TEXTS if text), long[7:]])
+    found = gf.pipeline("ner", folder, aggregation_strategy=strategy, stride=stride)
+    ends = [one["end"] for one in found(long, ignore_labels=[])]
+    assert ends[-1] > len(long) - 10 and ends == sorted(ends)
+
+
+@pytest.mark.parametrize("settings", [{}, {"aggregation_strategy": "first", "stride": 4}])
+@pytest.mark.parametrize("delimiter", [" ", ""])
+def test_token_classification_of_words(delimiter, settings, tokenizer, tmp_path):
+    folder, _ = bert(transformers.BertForTokenClassification, tokenizer, tmp_path)
+    words = [text.split() for text in TEXTS if text] + [TEXTS[3].split() * 5]
+    options = {"is_split_into_words": True, "delimiter": delimiter, **settings}
+    same(gf.pipeline("ner", folder, **options)(words), hf("ner", folder)(words, **options))
+    alone = gf.pipeline("ner", folder)(words[0], **options)
+    same(alone, hf("ner", folder)(words[0], **options))
+
+
 @pytest.mark.filterwarnings("ignore:Tokenizer does not support real words")  # theirs says so
 @pytest.mark.parametrize("strategy", ["simple", "first"])
 def test_token_classification_over_bytes(strategy, bpe, tmp_path):

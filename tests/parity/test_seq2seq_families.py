@@ -45,6 +45,10 @@ FAMILIES = {
         transformers.BartConfig,
         {**BART, "scale_embedding": True, "activation_function": "relu", "decoder_layers": 3},
     ),
+    "bart-untied": (
+        transformers.BartConfig,
+        {**BART, "tie_word_embeddings": False, "scale_embedding": True},
+    ),
     "marian": (transformers.MarianConfig, {**MARIAN, "scale_embedding": True}),
     "marian-apart": (
         transformers.MarianConfig,
@@ -157,6 +161,7 @@ def test_t5_encoder(family, tmp_path):
     ("problem", "labels"),
     [
         ({"num_labels": 4}, [3, 0, 1]),
+        ({"num_labels": 4, "tie_word_embeddings": False}, [3, 0, 1]),
         ({"num_labels": 1}, [0.5, -1.0, 2.0]),
         ({"num_labels": 4}, [[1.0, 0.0, 0.0, 1.0], [1.0, 1.0, 0.0, 1.0], [0.0, 0.0, 0.0, 0.0]]),
     ],
@@ -239,10 +244,14 @@ def test_errors():
     classifier = bart.BartForSequenceClassification(bart.BartConfig(**BART))
     with pytest.raises(ValueError, match="input 1 has no end-of-text token"):
         classifier(gf.tensor([[5, END], [5, 6]]))
+    with pytest.raises(ValueError, match=r"input_ids \(2, 0\) hold no token"):
+        classifier(gf.zeros(2, 0, dtype="int64"))
+    with pytest.raises(ValueError, match=r"labels \(2, 0\) hold no token"):
+        bart.BartForConditionalGeneration(bart.BartConfig(**BART))(
+            gf.tensor([[5, END], [5, 6]]), labels=gf.zeros(2, 0, dtype="int64")
+        )
     lm = t5.T5ForConditionalGeneration(t5.T5Config(**{**T5, "decoder_start_token_id": None}))
     with pytest.raises(ValueError, match="has a decoder_start_token_id"):
         lm(ids[:, :3], labels=ids[:, :3])
-    with pytest.raises(ValueError, match="tie_word_embeddings=False is not supported"):
-        bart.BartConfig(tie_word_embeddings=False)
     with pytest.raises(ValueError, match="feed_forward_proj='gated-relu' is none of"):
         t5.T5Config(feed_forward_proj="gated-relu")

@@ -172,13 +172,25 @@ def fresh(**settings):
     "shape, said",
     [
         ((1, 1, 12, 12), r"\(batch, 3, 12, 12\), got \(1, 1, 12, 12\)"),
+        ((1, 12, 12, 3), r"\(batch, 3, 12, 12\), got \(1, 12, 12, 3\)"),
         ((3, 12, 12), r"got \(3, 12, 12\)"),
+        ((1, 1, 3, 12, 12), r"got \(1, 1, 3, 12, 12\)"),
+        ((1, 3, 8, 8), "interpolate_pos_encoding=True"),
         ((1, 3, 12, 16), "interpolate_pos_encoding=True"),
     ],
 )
 def test_images_that_do_not_fit_are_refused(shape, said):
     with pytest.raises(ValueError, match=said):
         fresh()(gf.zeros(*shape))
+
+
+@pytest.mark.parametrize("dtype", ["int64", "bool"])
+def test_pixels_as_a_file_has_them_are_refused(dtype):
+    pixels = gf.zeros(1, 3, 12, 12).to(dtype)
+    with pytest.raises(TypeError, match=f"must be a Tensor of floats, got {dtype}; an Im"):
+        fresh()(pixels)
+    with pytest.raises(TypeError, match="of floats, got None"):
+        fresh()(None)
 
 
 def test_an_image_smaller_than_a_patch_is_refused():

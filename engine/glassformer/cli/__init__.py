@@ -19,6 +19,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     0 if it did what was asked, 2 with one line on stderr if it could not, 1 if training diverged,
     130 if interrupted.
     """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started us, with >&-
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  (until the process ends)
     args = build_parser().parse_args(argv)
     if hasattr(
         sys.stdout, "reconfigure"

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from glassformer.cli.callbacks import Interrupt
+from glassformer.cli.device import place, training_device
 from glassformer.cli.errors import CommandError
 from glassformer.cli.finetune_task import TASKS, Task, encode, longest, settle_padding
 from glassformer.cli.folder_kinds import refuse_run_of_train
@@ -33,6 +34,7 @@ from glassformer.cli.run_folder import (
 from glassformer.cli.training_run import (
     Settings,
     callbacks,
+    check_finite,
     finished,
     remove_checkpoints,
     settle,
@@ -41,6 +43,7 @@ from glassformer.cli.training_run import (
 )
 from glassformer.data import AutoTokenizer, PaddingCollator, Tokenizer
 from glassformer.data.labelled_texts import LabelledTexts, read_labelled, split_held_out
+from glassformer.data.tables import ColumnError
 from glassformer.durable import clean_leftovers, file_digest, write_file
 from glassformer.models.auto import AutoConfig, AutoModelForSequenceClassification
 from glassformer.models.lora import LoraConfig, add_lora, merge_lora, save_lora
@@ -136,12 +139,11 @@ def _plan(folder: Path, settings: Settings, begun: dict[str, Any] | None) -> Pla
     for name in ("model", "data"):
         if settings[name] is None:
             raise CommandError(f"--{name} is missing: see glassformer finetune --help")
-    source = Path(settings["model"])
+    source, device = Path(settings["model"]), training_device(settings)
     if source.resolve() == folder.resolve():
         raise CommandError(f"--output {folder} is the --model itself; choose another --output")
     refuse_run_of_train(source)
-    learnt, judged = _read(settings)
-    task = TASKS[settings["task"]].of(learnt)
+    learnt, judged, task = _read(settings)
     task.targets(judged)  # complains of labels that training texts lack
     with usable(f"--model {source}"):
         tokenizer = AutoTokenizer.from_pretrained(source)
@@ -155,6 +157,7 @@ def _plan(folder: Path, settings: Settings, begun: dict[str, Any] | None) -> Pla
     ]
     with usable(f"--model {source}"):
         lora = _prepare(model, settings)
+        model.to(device)
     return Plan(
         folder,
         begun is not None,
@@ -187,13 +190,21 @@ def _settle_length(model: PretrainedModel, tokenizer: Tokenizer, settings: Setti
         )
 
 
-def _read(settings: Settings) -> tuple[LabelledTexts, LabelledTexts]:
-    """Return the texts to learn from, and those to judge by."""
+def _read(settings: Settings) -> tuple[LabelledTexts, LabelledTexts, Task]:
+    """Return the texts to learn from, those to judge by, and the task that their labels make."""
     columns = (settings["text_column"], settings["label_column"], settings["text_pair_column"])
-    learnt = read_labelled(settings["data"], *columns)
-    if settings["eval"] is not None:
-        return learnt, read_labelled(settings["eval"], *columns)
-    return split_held_out(learnt, settings["seed"], settings["task"] == "classification")
+    try:
+        learnt = read_labelled(settings["data"], *columns)
+        judged = None if settings["eval"] is None else read_labelled(settings["eval"], *columns)
+    except ColumnError as error:
+        raise CommandError(
+            f"{error}; name those to read with --text-column and --label-column"
+        ) from error
+    task = TASKS[settings["task"]].of(learnt)
+    if judged is None:
+        stratified = settings["task"] == "classification"
+        learnt, judged = split_held_out(learnt, settings["seed"], stratified)
+    return learnt, judged, task
 
 
 def _load(source: Path, settings: Settings, task: Task) -> tuple[PretrainedModel, list[str]]:
@@ -273,12 +284,14 @@ def _finetune(plan: Plan) -> int:
             compute_metrics=plan.task.brief,
             callbacks=callbacks(interrupt),
             optimizers=(_optimizer(plan.model, plan.settings), None),
+            processing_class=plan.tokenizer,
         )
         trainer.loss_unit = plan.task.loss_unit
         if not train(trainer, interrupt, "finetune", resuming=plan.resuming):
             return 130
         found = trainer.predict(judged)
     assert found.predictions is not None and found.label_ids is not None
+    check_finite(found.metrics["test_loss"], "the texts to judge by")
     metrics = {
         "loss": found.metrics["test_loss"],
         "texts": len(judged),
@@ -336,6 +349,8 @@ def _arguments(plan: Plan) -> TrainingArguments:
         save_strategy="epoch",
         save_total_limit=1,
         seed=settings["seed"],
+        device=settings["device"],
+        bf16=settings["bf16"],
     )
 
 
@@ -361,7 +376,7 @@ def _introduce(plan: Plan) -> None:
         f"{'held out of it' if plan.settings['eval'] is None else f'from {plan.judged.path}'}\n"
         f"labels {plan.task.summary()}\n"
         f"model  {plan.settings['model']}: {type(model).__name__}, {model.num_parameters():,} "
-        f"parameters, {trained:,} of them trained\n"
+        f"parameters, {trained:,} of them trained{place(plan.settings)}\n"
         f"run    {plan.folder} (log: {plan.folder / LOG_FILE})"
     )
     for note in [*plan.notes, *plan.task.doubts(plan.learnt)]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from glassformer.cli.argument_types import natural_int, positive_float, positive_int, probability
+from glassformer.cli.device import add_device_and_precision
 
 HELP = "teach a pre-trained model to label texts"
 
@@ -17,7 +18,7 @@ def add_to(parser: argparse.ArgumentParser) -> None:
     )
     parser.epilog = (
         "Tables are .csv, .tsv or .jsonl in UTF-8. With --resume every other setting is the run's "
-        "own."
+        "own; --device and --bf16 may change."
     )
     add = parser.add_argument
     add("--model", metavar="FOLDER", help="config.json, model.safetensors, tokenizer.json (no "
@@ -60,6 +61,7 @@ def add_to(parser: argparse.ArgumentParser) -> None:
     add("--max-length", type=positive_int, metavar="N", help="tokens that texts are cut to "
         "(default: 128, or the model's limit)")  # fmt: skip
     add("--seed", type=natural_int, metavar="N", help="of all random numbers (default: 42)")
+    add_device_and_precision(parser)
     add("--output", metavar="DIR", help="the folder to write (default: runs/finetune)")
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument("--resume", action="store_true", help="continue the run in --output")

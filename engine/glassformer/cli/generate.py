@@ -11,17 +11,23 @@ from typing import Any
 import numpy as np
 
 from glassformer.cli import generate_texts
+from glassformer.cli.device import usable_device
 from glassformer.cli.errors import CommandError
 from glassformer.cli.folder_kinds import is_hub_folder
-from glassformer.cli.run_folder import TrainedModel, load_model, usable_device
+from glassformer.cli.run_folder import TrainedModel, load_model
 from glassformer.data import Vocabulary
-from glassformer.generation import stream_generate
+from glassformer.generation import generate, stream_generate
 
-_MODEL_ONLY = ("do_sample", "num_beams", "input", "text_column", "output")
+_MODEL_ONLY = ("chat", "system", "input", "text_column", "output", "batch_size")
 
 
 def run(args: Namespace) -> int:
     """Print the prompt and its continuation."""
+    if args.stream and (args.num_beams or 1) > 1:
+        raise CommandError(
+            "--stream prints tokens as they come, but --num-beams knows them only in the end; "
+            "leave out one of both"
+        )
     if args.model is not None:
         return generate_texts.run(args)
     if args.run is None:
@@ -37,20 +43,19 @@ def run(args: Namespace) -> int:
     device = usable_device(args.device)
     trained = load_model(Path(args.run))
     trained.model.to(device)
-    temperature = 0.8 if args.temperature is None else args.temperature
-    sampling = temperature > 0
     settings: dict[str, Any] = {
-        "do_sample": sampling,
-        "temperature": temperature,
-        "top_k": args.top_k if sampling else None,
-        "top_p": args.top_p if sampling else None,
-        "min_p": args.min_p if sampling else None,
-        "repetition_penalty": args.repetition_penalty or 1.0,
-        "seed": args.seed,
+        "do_sample": args.num_beams is None,
+        "temperature": 0.8,
+        "max_new_tokens": 300,
+        **generate_texts.settings_of(args),
     }
+    if not settings["do_sample"]:
+        settings.pop("temperature", None)
     prompt = default_prompt(trained.vocabulary) if args.prompt is None else args.prompt
-    max_new_tokens = 300 if args.max_new_tokens is None else args.max_new_tokens
-    pieces = continuation(trained, prompt, max_new_tokens, **settings)
+    try:
+        pieces = continuation(trained, prompt, **settings)
+    except ValueError as error:  # settings that don't go together
+        raise CommandError(str(error)) from error
     sys.stdout.write(prompt)
     if args.stream:
         for piece in pieces:
@@ -71,9 +76,7 @@ def default_prompt(vocabulary: Vocabulary) -> str:
     return "\n"
 
 
-def continuation(
-    trained: TrainedModel, prompt: str, max_new_tokens: int, **settings: Any
-) -> Iterator[str]:
+def continuation(trained: TrainedModel, prompt: str, **settings: Any) -> Iterator[str]:
     """Return an iterator over the text that follows `prompt`, piece by piece.
 
     Raises:
@@ -87,9 +90,10 @@ def continuation(
         raise CommandError(
             f"the prompt does not fit the model's vocabulary: {error}; leave them out"
         ) from error
-    steps = stream_generate(
-        trained.model, ids[None], max_new_tokens, on_overflow="slide", **settings
-    )
+    if settings.get("num_beams", 1) > 1:
+        whole = generate(trained.model, ids[None], on_overflow="slide", **settings)
+        return iter([trained.vocabulary.decode(whole.numpy()[0, len(ids) :])])
+    steps = stream_generate(trained.model, ids[None], on_overflow="slide", **settings)
     return _decoded(trained, steps)
 
 

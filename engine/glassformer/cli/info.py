@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 import glassformer
-from glassformer.cli.folder_kinds import is_hub_folder
+from glassformer.cli.folder_kinds import is_hub_folder, refuse_unless_whole
 from glassformer.cli.presets import DESCRIPTIONS, PRESETS
 from glassformer.cli.run_folder import LOG_FILE, RUN_FILE, load_model, read_run
 from glassformer.cli.texts import one_line_warnings
@@ -27,6 +27,7 @@ def run(args: Namespace) -> int:
     if args.run is None:
         lines = _presets()
     elif is_hub_folder(Path(args.run)):
+        refuse_unless_whole(Path(args.run))
         with one_line_warnings("info"):
             lines = _hub_folder(Path(args.run))
     else:
@@ -104,7 +105,8 @@ def _history(path: Path) -> list[str]:
     if not (path / RUN_FILE).exists():
         return []
     lines, description = [], read_run(path)
-    settings = ", ".join(f"{name} {value}" for name, value in description["settings"].items())
+    given = {name: value for name, value in description["settings"].items() if value is not None}
+    settings = ", ".join(f"{name} {value}" for name, value in given.items())
     lines.append(f"settings        {settings}")
     result = description.get("result")
     if isinstance(result, dict):

@@ -5,10 +5,15 @@ from __future__ import annotations
 import argparse
 
 from glassformer.cli.argument_types import positive_int
+from glassformer.cli.device import add_device
 
 EMBED_HELP = "turn texts into vectors"
 CLASSIFY_HELP = "tell the class of texts"
 FILL_MASK_HELP = "find the words behind masks"
+
+
+# As `pipelines.sentence_embedding` has them, which takes longer to import than --help may.
+_POOLINGS = ["mean", "cls", "max", "lasttoken", "weightedmean", "mean_sqrt_len_tokens"]
 
 
 def add_embed(parser: argparse.ArgumentParser) -> None:
@@ -23,9 +28,7 @@ def add_embed(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="make every vector's length 1 (default: as the folder says)",
     )
-    parser.add_argument(
-        "--pooling", choices=["mean", "cls", "max"], help="default: as the folder says"
-    )
+    parser.add_argument("--pooling", choices=_POOLINGS, help="default: as the folder says")
     add_texts(parser)
 
 
@@ -74,12 +77,12 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="tokens to read of a text (default: as many as the model can)",
     )
-    add("--device", metavar="NAME", help="cpu (default), cuda, cuda:1 … or torch-cpu")
+    add_device(parser)
 
 
-def add_texts(parser: argparse.ArgumentParser) -> None:
-    """Add where texts come from and answers go to."""
-    add = parser.add_argument_group("texts").add_argument
+def add_texts(parser: argparse.ArgumentParser, title: str = "texts") -> None:
+    """Add where texts come from and answers go to, under that title."""
+    add = parser.add_argument_group(title).add_argument
     add(
         "--input",
         metavar="FILE",
@@ -88,4 +91,4 @@ def add_texts(parser: argparse.ArgumentParser) -> None:
     )
     add("--text-column", metavar="NAME", help="of a table (default: text)")
     add("--output", metavar="FILE", help="write the lines there (default: stdout)")
-    add("--batch-size", type=positive_int, default=32, metavar="N", help="default: 32")
+    add("--batch-size", type=positive_int, metavar="N", help="default: 32")

@@ -17,6 +17,7 @@ from glassformer.cli.argument_types import (
     positive_int,
     probability,
 )
+from glassformer.cli.device import add_device, add_device_and_precision
 from glassformer.cli.presets import DESCRIPTIONS, PRESETS
 
 
@@ -118,20 +119,15 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         help="evaluate and save every N steps (default: a quarter of --steps, at most 250)",
     )
     add("--vocabulary", choices=["char", "byte"], help="what a token is (default: char)")
-    add("--device", metavar="NAME", help="cpu (default), cuda, cuda:1 … or torch-cpu")
-    add(
-        "--bf16",
-        action=argparse.BooleanOptionalAction,
-        help="compute in bfloat16, with float32 weights; needs --device cuda or torch-cpu "
-        "(default: --no-bf16, float32)",
-    )
+    add_device_and_precision(parser)
 
 
 def _add_generate(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Continue a text with a trained model: a run's, or with --model one of the hub's. The "
         "latter continues, or translates, as many texts as there are, with a line "
-        '{"text": …, "generated_text": …} for each.'
+        '{"text": …, "generated_text": …} for each, or with --stream as plain text. Options mean '
+        "the same for both, unless they say that they go with --model alone."
     )
     add = parser.add_argument
     add("run", metavar="RUN", nargs="?", help="the run's folder, or one of its checkpoints")
@@ -165,16 +161,24 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     )
     add("--repetition-penalty", type=positive_float, metavar="X", help="default: 1")
     add("--seed", type=natural_int, metavar="N", help="for the same text again")
-    add("--device", metavar="NAME", help="cpu (default), cuda, cuda:1 … or torch-cpu")
-    add("--stream", action="store_true", help="print each token as it comes")
+    add_device(parser)
+    add("--stream", action="store_true", help="print the text token by token, as it comes")
     add(
         "--do-sample",
         action=argparse.BooleanOptionalAction,
-        help="with --model, draw tokens instead of taking the likeliest (default: if "
-        "--temperature, --top-k, --top-p or --min-p is given, or the folder says so)",
+        help="draw tokens instead of taking the likeliest (default: unless --num-beams is given; "
+        "with --model if --temperature, --top-k, --top-p or --min-p is given, or the folder says "
+        "so)",
     )
-    add("--num-beams", type=positive_int, metavar="N", help="with --model, beam search")
-    model_arguments.add_texts(parser)
+    add("--num-beams", type=positive_int, metavar="N", help="beam search; not with --stream")
+    add(
+        "--chat",
+        action="store_true",
+        default=None,
+        help="with --model, take each text as a user's message, by the model's chat template",
+    )
+    add("--system", metavar="TEXT", help="with --chat, what the model is told before")
+    model_arguments.add_texts(parser, "texts, with --model")
 
 
 def _add_info(parser: argparse.ArgumentParser) -> None:

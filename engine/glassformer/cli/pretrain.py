@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from argparse import Namespace
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from glassformer.cli.callbacks import Interrupt, LastStep
+from glassformer.cli.device import place, training_device
 from glassformer.cli.errors import CommandError
 from glassformer.cli.run_folder import (
     CURVE_FILE,
@@ -28,6 +30,7 @@ from glassformer.cli.run_folder import (
 from glassformer.cli.training_run import (
     Settings,
     callbacks,
+    check_finite,
     finished,
     remove_checkpoints,
     settle,
@@ -78,6 +81,17 @@ _NAMES = {"mlm": "masked tokens", "clm": "the next token"}
 _USES = {
     "mlm": 'glassformer fill-mask --model {folder} "The [MASK] of a module."',
     "clm": 'glassformer generate --model {folder} --prompt "The "',
+}
+_OPTIONS = {  # what the settings of configs are called here
+    "hidden_size": "--hidden-size",
+    "n_embd": "--hidden-size",
+    "intermediate_size": "four times --hidden-size",
+    "num_hidden_layers": "--layers",
+    "n_layer": "--layers",
+    "num_attention_heads": "--heads",
+    "n_head": "--heads",
+    "max_position_embeddings": "--max-length",
+    "n_positions": "--max-length",
 }
 
 
@@ -163,6 +177,7 @@ def _defaults(given: Settings) -> Settings:
 def _plan(folder: Path, settings: Settings, begun: dict[str, Any] | None) -> Plan:
     """Read and check everything, and write nothing."""
     objective = settings["objective"]
+    training_device(settings)  # complains of one that can't be used
     if objective is None:
         raise CommandError("--objective is missing: mlm for a BERT, clm for a GPT-2")
     if settings["whole_word"] and objective == "clm":
@@ -188,8 +203,10 @@ def _plan(folder: Path, settings: Settings, begun: dict[str, Any] | None) -> Pla
                 model_max_length=settings["max_length"],
             )
     set_seed(settings["seed"])
-    with usable("the model"):
+    try:
         model = _model(settings, tokenizer)
+    except ValueError as error:
+        raise CommandError(_in_options(str(error))) from error
     tokens = [_tokens(tokenizer, part) for part in (learnt, held_out)]
     plan = Plan(folder, begun is not None, settings, text, tokenizer, model, *tokens)
     for part in tokens:
@@ -217,6 +234,11 @@ def _tokens(tokenizer: Tokenizer, lines: list[str]) -> Tokens:
     with usable("the text"):
         encoded = tokenizer(lines, add_special_tokens=False, truncation=False)
     return np.concatenate([np.array(ids, dtype=np.int64) for ids in encoded["input_ids"]])
+
+
+def _in_options(problem: str) -> str:
+    """Return what a config complains of, with the options that its settings were given by."""
+    return re.sub(r"\w+", lambda word: _OPTIONS.get(word[0], word[0]), problem)
 
 
 def _model(settings: Settings, tokenizer: Tokenizer) -> PretrainedModel:
@@ -259,6 +281,7 @@ def _pretrain(plan: Plan) -> int:
     if not train(trainer, interrupt, "pretrain", resuming=plan.resuming):
         return 130
     loss = trainer.evaluate(metric_key_prefix="validation")["validation_loss"]
+    check_finite(perplexity(loss), "the held-out text")
     metrics = {
         "loss": loss,
         "perplexity": perplexity(loss),
@@ -294,6 +317,7 @@ def _trainer(plan: Plan, interrupt: Interrupt) -> Trainer:
         held_out,
         callbacks=[*callbacks(interrupt), LastStep()],
     )
+    trainer.processing_class = plan.tokenizer  # as an argument it would pad: windows need none
     if masked:
         trainer.eval_collator = DataCollatorForLanguageModeling(
             plan.tokenizer, seed=settings["seed"], **options
@@ -327,6 +351,8 @@ def _arguments(plan: Plan) -> TrainingArguments:
         save_steps=settings["save_steps"],
         save_total_limit=1,
         seed=settings["seed"],
+        device=settings["device"],
+        bf16=settings["bf16"],
     )
 
 
@@ -339,7 +365,8 @@ def _introduce(plan: Plan) -> None:
         f"{'WordPiece' if settings['objective'] == 'mlm' else 'byte-level BPE'}, learnt from the "
         "same text\n"
         f"model  {type(plan.model).__name__}, {settings['layers']} layers, {settings['heads']} "
-        f"heads, {settings['hidden_size']} channels: {plan.model.num_parameters():,} parameters\n"
+        f"heads, {settings['hidden_size']} channels: {plan.model.num_parameters():,} parameters"
+        f"{place(settings)}\n"
         f"run    {plan.folder} (log: {plan.folder / LOG_FILE})"
     )
     sys.stdout.flush()

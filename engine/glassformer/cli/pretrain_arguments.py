@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from glassformer.cli.argument_types import natural_int, positive_float, positive_int, probability
+from glassformer.cli.device import add_device_and_precision
 
 HELP = "train a BERT or a GPT-2 from raw text"
 
@@ -16,7 +17,9 @@ def add_to(parser: argparse.ArgumentParser) -> None:
         "a GPT-2 that predicts the next one. The result is a folder as the Hugging Face hub serves "
         "it. The last tenth of the text is held out to judge by."
     )
-    parser.epilog = "With --resume every other setting is the run's own."
+    parser.epilog = (
+        "With --resume every other setting is the run's own; --device and --bf16 may change."
+    )
     add = parser.add_argument
     add(
         "--objective",
@@ -48,6 +51,7 @@ def add_to(parser: argparse.ArgumentParser) -> None:
     add("--weight-decay", type=probability, metavar="X", help="of matrices (default: 0.01)")
     add("--dropout", type=probability, metavar="X", help="probability of dropping (default: 0.1)")
     add("--seed", type=natural_int, metavar="N", help="of all random numbers (default: 42)")
+    add_device_and_precision(parser)
     add("--output", metavar="DIR", help="the folder to write (default: runs/OBJECTIVE)")
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument("--resume", action="store_true", help="continue the run in --output")

@@ -20,7 +20,6 @@ from typing import Any
 
 from glassformer.cli.errors import CommandError
 from glassformer.data import Vocabulary, vocabulary_from_dict
-from glassformer.devices import Device, as_device
 from glassformer.durable import write_file
 from glassformer.models import GPT, GPTConfig
 from glassformer.training.checkpoint import (
@@ -197,18 +196,6 @@ def read_vocabulary(path: Path, config: GPTConfig) -> Vocabulary:
             "use the vocabulary that the run was trained with",
         )
     return vocabulary
-
-
-def usable_device(name: str | None) -> Device:
-    """Return the device of that name.
-
-    Raises:
-        CommandError: it can't be used here.
-    """
-    try:
-        return as_device(name)
-    except ValueError as error:
-        raise CommandError(str(error)) from error
 
 
 def load_model(path: Path) -> TrainedModel:

@@ -17,19 +17,22 @@ from typing import Any, BinaryIO
 
 from glassformer.cli.errors import CommandError
 from glassformer.cli.folder_kinds import refuse_run_of_train
-from glassformer.data.tables import SUFFIXES, read_table
+from glassformer.data.tables import SUFFIXES, ColumnError, read_table
 from glassformer.durable import new_file
 
 _SECONDS_BETWEEN = 0.5  # two updates of the count that a terminal shows
 
 
-def answer_texts(args: Namespace, task: str, describe: Any, **settings: Any) -> int:
+def answer_texts(
+    args: Namespace, task: str, describe: Any, *, asked: Any = None, **settings: Any
+) -> int:
     """Run a pipeline on the command's texts, and write a line of JSON for each.
 
     Args:
         args: of the command.
         task: of the pipeline.
         describe: makes the line's entries beside "text" of the pipeline's answer.
+        asked: makes the pipeline's input of a text; default: the text.
         settings: of the task; None leaves one to the folder.
 
     Raises:
@@ -40,7 +43,7 @@ def answer_texts(args: Namespace, task: str, describe: Any, **settings: Any) -> 
         read = texts_of(args)
         answer = loaded(task, args, given)
         with output_of(args.output) as write:
-            for text, found in counted(answered(answer, read), args.output):
+            for text, found in counted(answered(answer, read, asked), args.output):
                 line = json.dumps({"text": text, **describe(found)}, ensure_ascii=False)
                 write(line.encode(errors="replace") + b"\n")
                 if interrupted():
@@ -69,19 +72,19 @@ def loaded(task: str, args: Namespace, settings: dict[str, Any]) -> Any:
     return answer
 
 
-def answered(answer: Any, texts: Iterable[str]) -> Iterator[tuple[str, Any]]:
-    """Yield each text with its answer."""
+def answered(answer: Any, texts: Iterable[str], asked: Any = None) -> Iterator[tuple[str, Any]]:
+    """Yield each text with its answer, or with that to what `asked` makes of it."""
     pending: deque[str] = deque()
 
-    def noted() -> Iterator[str]:
+    def noted() -> Iterator[Any]:
         for text in texts:
             pending.append(text)
-            yield text
+            yield text if asked is None else asked(text)
 
     try:
         for found in answer(noted()):
             yield pending.popleft(), found
-    except (IndexError, ValueError) as error:
+    except (ImportError, IndexError, ValueError) as error:
         raise CommandError(str(error)) from error
 
 
@@ -137,22 +140,27 @@ def _lines_of_file(path: Path) -> Iterator[str]:
 
 
 def _column(path: Path, name: str) -> list[str]:
-    table = read_table(path)
-    if name not in table.columns:
-        raise CommandError(
-            f"{path} has no column {name!r}; its columns are {', '.join(table.columns)}; name the "
-            "one of the texts with --text-column"
-        )
-    return table.column(name)
+    try:
+        return read_table(path).column(name)
+    except ColumnError as error:
+        raise CommandError(f"{error}; name the one of the texts with --text-column") from error
 
 
 @contextmanager
 def output_of(path: str | None) -> Iterator[Any]:
-    """Give a function that writes bytes to stdout, or to a file that appears once it is whole."""
+    """Give a function that writes bytes to stdout, or to a file that appears once it is whole.
+
+    Raises:
+        CommandError: no such file can be.
+    """
     if path is None:
         sys.stdout.flush()
         yield _write_to_stdout
     else:
+        if Path(path).is_dir():
+            raise CommandError(f"--output {path} is a folder; name a file in it")
+        if not Path(path).parent.is_dir():
+            raise CommandError(f"--output {path}: there is no folder {Path(path).parent}; make it")
         with new_file(Path(path)) as file:
             yield file.write
 

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from glassformer.cli.callbacks import Interrupt, LastStep, Report
+from glassformer.cli.device import ON_CPU, place, training_device
 from glassformer.cli.errors import CommandError
 from glassformer.cli.generate import continuation, default_prompt
 from glassformer.cli.presets import PRESETS
@@ -29,7 +30,6 @@ from glassformer.cli.run_folder import (
     read_config,
     read_run,
     read_vocabulary,
-    usable_device,
     write_description,
     write_run,
 )
@@ -74,7 +74,6 @@ SETTINGS: dict[str, tuple[type, Callable[[Any], bool]]] = {
     "device": (str, bool),
     "bf16": (bool, lambda value: True),
 }
-_ON_CPU = {"device": "cpu", "bf16": False}  # what runs were that don't say
 _MAY_CHANGE = ("steps", "save_steps", "device", "bf16")  # when a run is resumed
 Tokens = npt.NDArray[np.int64]
 SAMPLE_LENGTH = 400
@@ -132,7 +131,7 @@ def _plan(args: Namespace, folder: Path) -> Plan:
     """Read and check everything, and write nothing."""
     began = read_run(folder, "train") if args.resume else None
     settings = _settings(args, folder, began)
-    _check_device(settings)
+    training_device(settings)  # complains of one that can't be used
     text = _read(args, began)
     vocabulary = _vocabulary(folder, settings, text, began)
     _check_steps(folder, settings["steps"], args.resume)
@@ -144,14 +143,6 @@ def _plan(args: Namespace, folder: Path) -> Plan:
         )
     config = _config(folder, settings, len(vocabulary), args.resume)
     return Plan(folder, args.resume, settings, text, vocabulary, config, learnt, held_out)
-
-
-def _check_device(settings: dict[str, Any]) -> None:
-    if usable_device(settings["device"]).type == "cpu" and settings["bf16"]:
-        raise CommandError(
-            "--bf16 needs a device that has bfloat16: --device cuda or --device torch-cpu; a run "
-            "begun with --bf16 goes on in float32 with --no-bf16"
-        )
 
 
 def _check_steps(folder: Path, steps: int, resuming: bool) -> None:
@@ -218,7 +209,7 @@ def _settings(args: Namespace, folder: Path, description: dict[str, Any] | None)
     """The run's settings: those given, and for the rest the preset's or those it began with."""
     given = {name: getattr(args, name) for name in SETTINGS if getattr(args, name) is not None}
     if description is not None:
-        saved = {**_ON_CPU, **description["settings"]}
+        saved = {**ON_CPU, **description["settings"]}
         for name, (kind, possible) in SETTINGS.items():
             if type(saved.get(name)) is not kind or not possible(saved[name]):
                 raise CheckpointError(
@@ -244,7 +235,7 @@ def _settings(args: Namespace, folder: Path, description: dict[str, Any] | None)
         "dropout": preset.dropout,
         "save_steps": max(1, min(250, steps // 4)),
         "vocabulary": "char",
-        **_ON_CPU,
+        **ON_CPU,
     }
     return {**defaults, **given}
 
@@ -336,14 +327,12 @@ def _arguments(folder: Path, settings: dict[str, Any]) -> TrainingArguments:
 
 def _introduce(plan: Plan, model: GPT) -> None:
     config, text = plan.config, plan.text
-    device, half = plan.settings["device"], plan.settings["bf16"]
-    place = f"\ndevice {device}, {'bfloat16' if half else 'float32'}" if device != "cpu" else ""
     print(
         f"text   {text.name}: {len(text.content):,} characters, {len(plan.vocabulary)} different "
         f"tokens; {plan.learnt.size:,} to learn from, {plan.held_out.size:,} held out\n"
         f"model  {config.n_layer} layers, {config.n_head} heads, {config.n_embd} channels, "
         f"{config.n_positions} tokens: {model.num_parameters():,} parameters"
-        f"{place}\n"
+        f"{place(plan.settings)}\n"
         f"run    {plan.folder} (log: {plan.folder / LOG_FILE})"
     )
     sys.stdout.flush()
@@ -358,9 +347,9 @@ def _conclude(
     best = state.best_global_step
     which = f" (the parameters of step {best:,})" if best not in (None, state.global_step) else ""
     skipped = f"; {state.skipped_steps} steps skipped, see the log" if state.skipped_steps else ""
-    settings = {"do_sample": True, "temperature": 0.8, "seed": 0}
+    settings = {"do_sample": True, "temperature": 0.8, "seed": 0, "max_new_tokens": SAMPLE_LENGTH}
     prompt = default_prompt(trained.vocabulary)
-    sample = "".join(continuation(trained, prompt, SAMPLE_LENGTH, **settings))
+    sample = "".join(continuation(trained, prompt, **settings))
     print(
         f"\nvalidation loss {loss:.3f} nats a {unit} after {state.global_step:,} steps in "
         f"{seconds:.0f} s{which}{skipped}\n\nsample\n------\n{sample.strip()}\n------\n"

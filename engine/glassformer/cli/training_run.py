@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import warnings
 from argparse import Namespace
@@ -11,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from glassformer.cli.callbacks import Interrupt, Report
+from glassformer.cli.device import ON_CPU
 from glassformer.cli.errors import CommandError
 from glassformer.cli.run_folder import RUN_FILE
 from glassformer.durable import remove_folder
-from glassformer.training import PrinterCallback, Trainer
+from glassformer.training import NonFiniteError, PrinterCallback, Trainer
 from glassformer.training.checkpoint import CheckpointError, list_checkpoints
 
 Settings = dict[str, Any]
@@ -29,28 +31,30 @@ def settle(
 ) -> Settings:
     """Return a run's settings: those given, and for the rest its defaults or what it began with.
 
-    `defaults(given)` has them all. Those of a run that goes on can't change.
+    `defaults(given)` has them all but those of the device. Of a run that goes on only these can
+    change.
 
     Raises:
         CommandError: one would change.
         CheckpointError: the run's description lacks some.
     """
+    names = (*names, *ON_CPU)
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     if begun is None:
-        return {**defaults(given), **given}
-    saved: Settings = begun["settings"]
+        return {**ON_CPU, **defaults(given), **given}
+    saved: Settings = {**ON_CPU, **begun["settings"]}
     if set(saved) != set(names):
         raise CheckpointError(
             folder / RUN_FILE, "does not hold the run's settings", "train again with --overwrite"
         )
     for name, value in given.items():
-        if value != saved[name]:
+        if name not in ON_CPU and value != saved[name]:
             option = "--" + name.replace("_", "-")
             raise CommandError(
                 f"{folder} was begun with {option} {saved[name]}, not {value}; leave {option} out "
                 "to resume, or train anew in another --output"
             )
-    return saved
+    return {**saved, **given}
 
 
 @contextmanager
@@ -93,6 +97,19 @@ def train(trainer: Trainer, interrupt: Interrupt, command: str, *, resuming: boo
             file=sys.stderr,
         )
     return not interrupt.wanted
+
+
+def check_finite(value: float, source: str) -> None:
+    """Make sure that training left a model worth keeping.
+
+    Raises:
+        NonFiniteError: the loss or what follows from it isn't finite.
+    """
+    if not math.isfinite(value):
+        raise NonFiniteError(
+            f"the loss of {source} is not finite: training diverged, or labels are too large; try "
+            "a lower --learning-rate, and smaller numbers as labels"
+        )
 
 
 def finished(folder: Path, begun: Mapping[str, Any] | None, command: str) -> bool:

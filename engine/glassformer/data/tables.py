@@ -27,6 +27,10 @@ class TableError(CorpusError):
     """A file is no usable table; the message names the file, the line and what to do."""
 
 
+class ColumnError(TableError):
+    """A table has no column of a name."""
+
+
 @dataclass(frozen=True)
 class Table:
     """Rows of named values.
@@ -50,13 +54,12 @@ class Table:
         """Return a column's values as text; numbers and truth values of JSON as JSON writes them.
 
         Raises:
-            TableError: there is no such column (those there are get listed), or a row lacks it or
-                holds something that is no text.
+            ColumnError: there is no such column; those there are get listed.
+            TableError: a row lacks it or holds something that is no text.
         """
         if name not in self.columns:
-            raise TableError(
-                f"{self.path} has no column {name!r}; its columns are {', '.join(self.columns)}"
-            )
+            shown = ", ".join(one if one == one.strip() else repr(one) for one in self.columns)
+            raise ColumnError(f"{self.path} has no column {name!r}; its columns are {shown}")
         values = []
         for row, line in zip(self.rows, self.lines, strict=True):
             value = row.get(name)

@@ -42,8 +42,8 @@ class NextTokenWindows:
         """Return the windows at `indices` (B,) as two arrays (B, T), in one indexing."""
         windows = self.tokens[indices[:, None] + self._offsets].astype(np.int64)  # (B, T + 1)
         return {
-            "input_ids": np.ascontiguousarray(windows[:, :-1]),
-            "shift_labels": np.ascontiguousarray(windows[:, 1:]),
+            "input_ids": windows[:, :-1].copy(),  # copies: who marks labels as ignored marks
+            "shift_labels": windows[:, 1:].copy(),  # no input
         }
 
 

@@ -10,6 +10,14 @@ from typing import Any
 import numpy as np
 
 from glassformer.data.batch_encoding import BatchEncoding, as_tensors
+from glassformer.data.chat_template import (
+    Templates,
+    check_chat_options,
+    chosen_template,
+    conversations_of,
+    generated_mask,
+    render_chat,
+)
 from glassformer.data.tokenizer_call import Limits, encode_all, rows_of, single_and_pairs
 from glassformer.data.tokenizer_families import TokenizerSettings
 from glassformer.data.tokenizer_folder import read_tokenizer, write_tokenizer
@@ -55,6 +63,7 @@ class Tokenizer(TokenTable):
         self.padding_side = settings.padding_side
         self.truncation_side = settings.truncation_side
         self.model_max_length = settings.model_max_length
+        self.chat_template: Templates = settings.chat_template
 
     def __call__(
         self,
@@ -213,6 +222,86 @@ class Tokenizer(TokenTable):
         filling = [fill] * (length - len(row))
         return row + filling if self.padding_side == "right" else filling + row
 
+    def apply_chat_template(
+        self,
+        conversation: Any,
+        tools: Sequence[Any] | None = None,
+        documents: Sequence[Any] | None = None,
+        chat_template: str | None = None,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool | str = False,
+        tokenize: bool = True,
+        *,
+        padding: bool | str = False,
+        truncation: bool | str = False,
+        max_length: int | None = None,
+        return_tensors: str | None = None,
+        return_dict: bool = True,
+        return_assistant_tokens_mask: bool = False,
+        tokenizer_kwargs: Mapping[str, Any] | None = None,
+        **variables: Any,
+    ) -> Any:
+        """Return a conversation as the model was trained to read it, as ids or text.
+
+        Args:
+            conversation: messages `{"role": "user", "content": "Hi"}`, or a list of such lists.
+            tools: functions that the model may call, as JSON schemas.
+            documents: that it may read, such as `{"title": …, "text": …}`.
+            chat_template: a template, or the name of one of `tokenizer.chat_template`'s.
+            add_generation_prompt: end with the beginning of the assistant's answer.
+            continue_final_message: leave the last message open, for the model to go on with; a str
+                names the entry of it that is meant, instead of "content".
+            tokenize: False gives the text, or a list of texts.
+            padding, truncation, max_length, return_tensors: as in the tokenizer's call.
+            return_dict: False gives `input_ids` alone.
+            return_assistant_tokens_mask: add `assistant_masks`, 1 for what the assistant said, for
+                templates that mark it with `{% generation %}`.
+            tokenizer_kwargs: more arguments of the tokenizer's call.
+            variables: what the template asks for besides, such as `enable_thinking=False`; they
+                come before special tokens of the same name.
+
+        Raises:
+            ChatTemplateError: a ValueError; there is no template, it refuses the conversation, or
+                it fails. Templates run in a sandbox.
+            ImportError: the `jinja2` package (extra `[hub]`) isn't installed.
+            ValueError, TypeError: the arguments don't fit each other or the template.
+        """
+        masks, ids = return_assistant_tokens_mask, tokenize and return_dict
+        check_chat_options(add_generation_prompt, continue_final_message, masks, ids, variables)
+        continued = "content" if continue_final_message is True else continue_final_message or None
+        template = chosen_template(self.chat_template, chat_template, tools is not None)
+        several, conversations = conversations_of(conversation)
+        chats = [
+            render_chat(
+                template,
+                messages,
+                {**self.special_tokens_map, **variables},
+                tools=tools,
+                documents=documents,
+                add_generation_prompt=add_generation_prompt,
+                continued=continued,
+                find_generation=masks,
+            )
+            for messages in conversations
+        ]
+        texts = [chat.text for chat in chats]
+        if not tokenize:
+            return texts if several else texts[0]
+        encoding = self(
+            texts if several else texts[0],
+            padding=padding,
+            truncation=truncation,
+            max_length=max_length,
+            add_special_tokens=False,
+            return_tensors=return_tensors,
+            **(tokenizer_kwargs or {}),
+        )
+        if masks:
+            mask = generated_mask(encoding, chats)
+            listed = mask if several or return_tensors else mask[0]
+            encoding |= as_tensors({"assistant_masks": listed}, return_tensors)
+        return encoding if return_dict else encoding["input_ids"]
+
     def save_pretrained(self, folder: str | os.PathLike[str]) -> list[Path]:
         """Write the files that `AutoTokenizer` and Hugging Face's read back; return their paths.
 
@@ -221,6 +310,7 @@ class Tokenizer(TokenTable):
         self.settings.padding_side = self.padding_side
         self.settings.truncation_side = self.truncation_side
         self.settings.model_max_length = self.model_max_length
+        self.settings.chat_template = self.chat_template
         return write_tokenizer(folder, self.backend, self.settings)
 
     def __repr__(self) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+
+from glassformer.data.chat_template import Templates
 
 # The order in which the named special tokens are listed and, where a vocabulary lacks them, added.
 SPECIAL_TOKEN_NAMES = (
@@ -31,7 +32,7 @@ class TokenizerSettings:
     padding_side: str = "right"
     truncation_side: str = "right"
     clean_up_tokenization_spaces: bool = False
-    chat_template: Any = None  # kept for those who read the folder after us
+    chat_template: Templates = None
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from glassformer.data.chat_template_files import (
+    checked_templates,
+    remove_other_templates,
+    template_files,
+    templates_in,
+)
 from glassformer.data.tokenizer_families import (
     FAMILIES,
     GENERIC,
@@ -59,6 +65,9 @@ def read_tokenizer(
         added = legacy_added(folder, read_object(folder / "added_tokens.json"))
     else:
         added = config["added_tokens_decoder"]
+    templates = templates_in(folder)
+    if templates is not None:
+        config["chat_template"] = templates
     config |= overrides
     name = _family(folder, config)
     family = FAMILIES.get(name, GENERIC)
@@ -88,7 +97,7 @@ def read_tokenizer(
 def write_tokenizer(
     folder: str | os.PathLike[str], backend: Any, settings: TokenizerSettings
 ) -> list[Path]:
-    """Write `tokenizer.json`, `tokenizer_config.json` and `special_tokens_map.json`.
+    """Write `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json`, chat templates.
 
     Each file is complete at any instant: its old content or the new.
     """
@@ -113,15 +122,17 @@ def write_tokenizer(
     tokens: dict[str, Any] = dict(settings.special_tokens)
     if settings.extra_special_tokens:
         tokens["additional_special_tokens"] = settings.extra_special_tokens
-    if settings.chat_template is not None:
-        config["chat_template"] = settings.chat_template
+    templates = template_files(settings.chat_template)
     contents = {
         "tokenizer.json": backend.to_str(pretty=True),
         "tokenizer_config.json": json.dumps({**config, **tokens}, indent=2, ensure_ascii=False),
         "special_tokens_map.json": json.dumps(tokens, indent=2, ensure_ascii=False),
+        **templates,
     }
     for name, text in contents.items():
+        (folder / name).parent.mkdir(exist_ok=True)
         write_whole(folder / name, text.encode())
+    remove_other_templates(folder, templates)
     return [folder / name for name in contents]
 
 
@@ -158,7 +169,7 @@ def _settings(folder: Path, config: Mapping[str, Any], type_ids: bool) -> Tokeni
         padding_side=config.get("padding_side", "right"),
         truncation_side=config.get("truncation_side", "right"),
         clean_up_tokenization_spaces=bool(config.get("clean_up_tokenization_spaces", False)),
-        chat_template=config.get("chat_template"),
+        chat_template=checked_templates(path, config.get("chat_template")),
     )
     for name in ("padding_side", "truncation_side"):
         if getattr(settings, name) not in ("left", "right"):

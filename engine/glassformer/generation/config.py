@@ -6,12 +6,13 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 import numpy as np
 
-from glassformer.models.config import read_json_object
+from glassformer.models.config import ConfigError, read_json_object
 from glassformer.models.generative import GENERATION_FILE
+from glassformer.models.settings import check_type
 
 TokenIds = int | list[int] | None
 
@@ -151,15 +152,11 @@ class GenerationConfig:
         unknown = [name for name in overrides if name not in names]
         if unknown:
             raise TypeError(f"generate() has no setting {', '.join(unknown)}; see GenerationConfig")
-        known = {n: value for n, value in settings.items() if n in names and value is not None}
+        known = _known(settings, overrides)
         left_out = [n for n in settings if settings[n] not in _NEUTRAL.get(n, (settings[n],))]
         left_out = [name for name in left_out if name not in names]
         if left_out:
             warnings.warn(f"not supported, and left out: {', '.join(left_out)}", stacklevel=2)
-        if known.get("top_k") == 0:  # written for "all of them"
-            del known["top_k"]
-        if not overrides.get("do_sample", known.get("do_sample", False)):
-            known = {name: value for name, value in known.items() if name not in _SAMPLING}
         return cls(**{**known, **overrides})
 
     @classmethod
@@ -168,9 +165,42 @@ class GenerationConfig:
 
         Raises:
             WeightsError: it is missing, or no JSON object.
-            TypeError, ValueError: as `from_dict`.
+            ConfigError: a setting in it is wrong; it is a WeightsError and a TypeError.
+            TypeError, ValueError: an override is, as `from_dict`.
         """
-        return cls.from_dict(read_json_object(Path(folder) / GENERATION_FILE), **overrides)
+        path = Path(folder) / GENERATION_FILE
+        settings = read_json_object(path)
+        check_file(path, settings)
+        return cls.from_dict(settings, **overrides)
+
+
+def check_file(path: Path, settings: Mapping[str, Any]) -> None:
+    """Check what a `generation_config.json` says, as far as it is known.
+
+    Raises:
+        ConfigError: a setting is of a wrong type or out of range.
+    """
+    hints = get_type_hints(GenerationConfig)
+    try:
+        for name, value in settings.items():
+            if name in hints and value is not None:
+                check_type(name, value, hints[name])
+        GenerationConfig(**_known(settings, {}))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{path}: {error}; correct it, or delete the file to do without its settings"
+        ) from error
+
+
+def _known(settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a file says under our names, and what has an effect beside the overrides."""
+    names = {f.name for f in fields(GenerationConfig)}
+    known = {n: value for n, value in settings.items() if n in names and value is not None}
+    if known.get("top_k") == 0:  # written for "all of them"
+        del known["top_k"]
+    if not overrides.get("do_sample", known.get("do_sample", False)):
+        known = {name: value for name, value in known.items() if name not in _SAMPLING}
+    return known
 
 
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p")

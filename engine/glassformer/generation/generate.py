@@ -14,6 +14,7 @@ from glassformer.generation.config import GenerationConfig
 from glassformer.generation.context import Context, Ids, TargetContext
 from glassformer.generation.rules import Lengths, apply_rules
 from glassformer.generation.sampling import checked, choose
+from glassformer.generation.streaming import Streamer
 from glassformer.random import Generator, default_generator
 from glassformer.tensor import Tensor, from_numpy
 
@@ -32,6 +33,7 @@ def generate(
     generator: Generator | None = None,
     use_cache: bool = True,
     on_overflow: Literal["error", "slide"] = "error",
+    streamer: Streamer | None = None,
     **settings: Any,
 ) -> Tensor:
     """Continue each sequence of a batch, or answer it if the model is an encoder-decoder.
@@ -53,6 +55,8 @@ def generate(
         use_cache: keep keys and values instead of computing them again for every token.
         on_overflow: when prompt and new tokens exceed the model's positions: "error", or "slide",
             which drops the older half of the context whenever it is full.
+        streamer: told of the prompt, or the target's start, and of each token when it is chosen;
+            `TextStreamer` prints them.
         settings: those of `GenerationConfig`, by name. They come before `generation_config`, and
             that before the model's own: its folder's generation_config.json, or without one, the
             settings of that name in its config.
@@ -63,7 +67,8 @@ def generate(
 
     Raises:
         ValueError: a setting is out of range, the prompt is empty or too long, padding is not on
-            the left, or the model's logits give no probabilities.
+            the left, the model's logits give no probabilities, or there is a streamer for beam
+            search, which only knows its tokens in the end.
     """
     run = _prepare(
         model,
@@ -78,12 +83,18 @@ def generate(
         on_overflow=on_overflow,
         **settings,
     )
+    if streamer is not None and run.config.num_beams > 1:
+        raise ValueError(
+            f"num_beams={run.config.num_beams} can't be streamed: beam search knows its tokens "
+            "only in the end; leave out the streamer, or num_beams at 1"
+        )
     if run.config.num_beams > 1 and run.lengths.maximum > run.lengths.prompt:
         tokens = beam_search(run.context, run.config, run.lengths, run.random)
     else:
         run.context.repeat(run.config.num_return_sequences)
         first = run.context.tokens
-        tokens = np.concatenate([first, *(step[:, None] for step in _steps(run))], axis=1)
+        steps = _steps(run) if streamer is None else _told(streamer, first, _steps(run))
+        tokens = np.concatenate([first, *(step[:, None] for step in steps)], axis=1)
     whole = from_numpy(tokens)
     return whole.to(input_ids.device) if isinstance(input_ids, Tensor) else whole
 
@@ -133,6 +144,15 @@ def _steps(run: _Run) -> Iterator[Ids]:
         unfinished &= ~np.isin(chosen, config.stop_tokens)
         if not unfinished.any():
             return
+
+
+def _told(streamer: Streamer, first: Ids, steps: Iterator[Ids]) -> Iterator[Ids]:
+    """Yield the steps, and tell the streamer of each."""
+    streamer.put(first)
+    for step in steps:
+        streamer.put(step)
+        yield step
+    streamer.end()
 
 
 def _prepare(

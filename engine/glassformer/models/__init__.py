@@ -50,6 +50,7 @@ _MODULES |= {
     "AutoModelForSeq2SeqLM": "auto",
     "AutoModelForSequenceClassification": "auto",
     "AutoModelForTokenClassification": "auto",
+    "ConfigError": "config",
     "LoraConfig": "lora",
     "PretrainedConfig": "config",
     "PretrainedModel": "pretrained",

@@ -19,7 +19,7 @@ from glassformer.models.heads import (
     pretraining_loss,
 )
 from glassformer.models.names import Names, Stacked
-from glassformer.models.outputs import HiddenStates
+from glassformer.models.outputs import Attentions, HiddenStates
 from glassformer.nn import Dropout, Linear, Module, TransformerBlock
 from glassformer.tensor import Tensor
 
@@ -162,12 +162,14 @@ class AlbertForPreTrainingOutput:
         prediction_logits: (B, T, V).
         sop_logits: (B, num_labels); class 0 is "the segments are in order", 1 "they are swapped".
         hidden_states: of every layer, if they were asked for.
+        attentions: likewise.
     """
 
     loss: Tensor | None
     prediction_logits: Tensor
     sop_logits: Tensor
     hidden_states: HiddenStates = None
+    attentions: Attentions = None
 
 
 class AlbertForPreTraining(ModelWithHead):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 
 from glassformer.models.config import PretrainedConfig
 from glassformer.models.heads import ModelWithHead, classifier_loss
+from glassformer.models.inputs import check_not_empty
 from glassformer.models.names import Names, Stacked
 from glassformer.models.outputs import Seq2SeqModelOutput, SequenceClassifierOutput
 from glassformer.models.seq2seq import Seq2SeqLM, Seq2SeqModel, Stack, shift_right
@@ -62,10 +64,6 @@ class BartConfig(PretrainedConfig):
         self.check_divides("encoder_attention_heads", "d_model")
         self.check_divides("decoder_attention_heads", "d_model")
         self.initializer_range = self.init_std
-        if self.model_type == "bart" and not self.tie_word_embeddings:
-            raise ValueError(
-                "tie_word_embeddings=False is not supported: a BART reads and writes with one table"
-            )
 
     @property
     def hidden_size(self) -> int:
@@ -154,7 +152,9 @@ def _stack_names(side: str) -> dict[str, str | Stacked]:
 class BartModel(Seq2SeqModel):
     """A bidirectional encoder and a causal decoder, post-norm, with one embedding for both.
 
-    Lewis et al. 2020, "BART: Denoising Sequence-to-Sequence Pre-training", section 2.1.
+    Lewis et al. 2020, "BART: Denoising Sequence-to-Sequence Pre-training", section 2.1. With
+    `tie_word_embeddings=False` either has a table of its own, and the shared one, which files hold
+    even so, is read by nobody.
     """
 
     config_class = BartConfig
@@ -171,11 +171,12 @@ class BartModel(Seq2SeqModel):
     decoder: BartStack
 
     def build(self, config: Any) -> None:  # noqa: D102
-        self.shared = Embedding(config.vocab_size, config.d_model, config.pad_token_id)
+        table = partial(Embedding, config.vocab_size, config.d_model, config.pad_token_id)
+        self.shared = table()
         self.encoder, self.decoder = (
             BartStack(
                 config,
-                self.shared,
+                self.shared if config.tie_word_embeddings else table(),
                 BartPositions(config.max_position_embeddings, config.d_model),
                 norm=True,
                 decoder=decoder,
@@ -255,6 +256,7 @@ class BartForSequenceClassification(ModelWithHead):
             ValueError: an input has no end-of-text token.
         """
         self.model.check_input(input_ids, 0)
+        check_not_empty(input_ids)
         last = from_numpy(self._last_end(input_ids)).to(input_ids.device)
         outputs = self.base_model(input_ids, *inputs, **settings)
         rows = arange(input_ids.shape[0], device=input_ids.device)

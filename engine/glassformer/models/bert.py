@@ -17,7 +17,7 @@ from glassformer.models.heads import (
     pretraining_loss,
 )
 from glassformer.models.names import Names, Stacked
-from glassformer.models.outputs import HiddenStates
+from glassformer.models.outputs import Attentions, HiddenStates
 from glassformer.nn import Linear
 from glassformer.tensor import Tensor
 
@@ -124,12 +124,14 @@ class BertForPreTrainingOutput:
         prediction_logits: (B, T, V).
         seq_relationship_logits: (B, 2); class 0 is "the second segment follows the first".
         hidden_states: of every layer, if they were asked for.
+        attentions: likewise.
     """
 
     loss: Tensor | None
     prediction_logits: Tensor
     seq_relationship_logits: Tensor
     hidden_states: HiddenStates = None
+    attentions: Attentions = None
 
 
 class BertForPreTraining(ModelWithHead):

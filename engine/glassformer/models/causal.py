@@ -6,8 +6,8 @@ from typing import Any, Protocol
 
 from glassformer.models.generative import GenerativeModel
 from glassformer.models.heads import ModelWithHead, classifier_loss
+from glassformer.models.inputs import check_ids, check_not_empty, real_positions
 from glassformer.models.outputs import CausalLMOutput, SequenceClassifierOutput
-from glassformer.models.pretrained import check_ids, real_positions
 from glassformer.nn import Embedding, LayerCache, Linear
 from glassformer.nn import functional as F
 from glassformer.ops.creation import arange, full
@@ -157,8 +157,11 @@ class LastTokenClassifier(ModelWithHead):
         """Classify; the arguments are the bare model's, and labels (B,), see `classifier_loss`.
 
         Raises:
-            ValueError: there are several sequences, and the config has no `pad_token_id`.
+            ValueError: the input is empty, or there are several sequences and the config has no
+                `pad_token_id`.
         """
+        check_ids(input_ids)
+        check_not_empty(input_ids)
         outputs = self.base_model(input_ids, *inputs, **settings)
         rows = arange(input_ids.shape[0], device=input_ids.device)
         last = outputs.last_hidden_state[rows, self.last_tokens(input_ids)]  # (B, C)

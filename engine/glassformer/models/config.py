@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_type_hints
 
-from glassformer.durable import write_file
+from glassformer.durable import was_cut_short, write_file
 from glassformer.models.safetensors_file import Weights
 from glassformer.models.safetensors_header import MAX_HEADER, WeightsError, parse_json, shown
 from glassformer.models.settings import check_against, check_setting
@@ -31,6 +31,8 @@ _IN_TRANSFORMERS = {
     "load_in_8bit": "dtype='bfloat16' holds half the bytes",
     "local_files_only": "nothing is ever downloaded",
     "low_cpu_mem_usage": "weights are mapped from the file anyhow",
+    "output_attentions": "ask at the call: model(..., output_attentions=True)",
+    "output_hidden_states": "ask at the call: model(..., output_hidden_states=True)",
     "quantization_config": "dtype='bfloat16' holds half the bytes",
     "revision": "give the folder of that revision",
     "token": "nothing is ever downloaded",
@@ -222,7 +224,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
         value = parse_json(path.read_bytes().decode("utf-8-sig"))
     except (FileNotFoundError, NotADirectoryError):
         raise WeightsError(
-            f"{path}: {_whats_missing(path.parent)}; give the folder of a model as the Hugging "
+            f"{path}: {_whats_missing(path)}; give the folder of a model as the Hugging "
             "Face hub serves it (config.json, model.safetensors, tokenizer.json). Nothing is ever "
             "downloaded"
         ) from None
@@ -239,10 +241,12 @@ def read_json_object(path: Path) -> dict[str, Any]:
     return value
 
 
-def _whats_missing(folder: Path) -> str:
-    if folder.is_dir():
+def _whats_missing(path: Path) -> str:
+    if was_cut_short(path):
+        return "the file is missing, for saving the model was cut short: save it again"
+    if path.parent.is_dir():
         return "the file is missing"
-    return "that is a file, not a folder" if folder.exists() else "the folder does not exist"
+    return "that is a file, not a folder" if path.parent.exists() else "the folder does not exist"
 
 
 def _check_overrides(

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from glassformer.models.inputs import check_beside, check_not_empty, padding_mask
 from glassformer.models.outputs import BaseModelOutput
-from glassformer.models.pretrained import PretrainedModel, check_ids, padding_mask
+from glassformer.models.pretrained import PretrainedModel
 from glassformer.nn import (
     Dropout,
     Embedding,
@@ -84,8 +85,9 @@ class EncoderModel(PretrainedModel):
             IndexError: a token, type or position is out of range.
             ValueError: the input is too long, or shapes don't fit.
         """
-        _check_shape("token_type_ids", token_type_ids, input_ids)
-        _check_shape("position_ids", position_ids, input_ids)
+        check_beside("token_type_ids", token_type_ids, input_ids)
+        check_beside("position_ids", position_ids, input_ids)
+        check_not_empty(input_ids)
         if position_ids is None:
             position_ids = self.position_ids(input_ids)
         x = self.embeddings(input_ids, token_type_ids, position_ids)
@@ -104,13 +106,6 @@ class EncoderModel(PretrainedModel):
         """Return the position of each token, (B, T) or (1, T)."""
         self.check_length(input_ids)
         return arange(input_ids.shape[1], device=input_ids.device).unsqueeze(0)
-
-
-def _check_shape(name: str, given: Tensor | None, input_ids: Tensor) -> None:
-    check_ids(input_ids)
-    batch, length = input_ids.shape
-    if given is not None and given.shape not in ((batch, length), (1, length)):
-        raise ValueError(f"{name} are {given.shape}, but input_ids {input_ids.shape}")
 
 
 def encoder_block(config: Any) -> TransformerBlock:

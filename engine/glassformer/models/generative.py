@@ -37,9 +37,15 @@ class GenerativeModel(PretrainedModel):
 
     @classmethod
     def from_pretrained(cls: type[Self], folder: str | Path, **settings: Any) -> Self:
-        """Load a folder, as `PretrainedModel.from_pretrained`, with its settings for generation."""
+        """Load a folder, as `PretrainedModel.from_pretrained`, with its settings for generation.
+
+        Raises:
+            WeightsError: as there, and where generation_config.json is damaged, or wrong.
+        """
         path = Path(folder) / GENERATION_FILE
         told = read_json_object(path) if path.exists() else None
+        if told:
+            import_module("glassformer.generation.config").check_file(path, told)
         model = super().from_pretrained(folder, **settings)
         model.generation_settings = told
         return model

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from glassformer.models.causal import Cache, CausalLM, LastTokenClassifier, check_input, real_tokens
 from glassformer.models.config import PretrainedConfig
+from glassformer.models.inputs import check_beside
 from glassformer.models.names import Names, Transposed
 from glassformer.models.outputs import BaseModelOutput
 from glassformer.models.pretrained import PretrainedModel
@@ -133,6 +134,7 @@ class GPT2Model(PretrainedModel):
         """
         past = 0 if cache is None else cache.length
         check_input(input_ids, past, self.config, "n_positions")
+        check_beside("position_ids", position_ids, input_ids)
         mask, counted = real_tokens(attention_mask, input_ids.shape, past)
         position_ids = counted if position_ids is None else position_ids
         x = self.dropout(self.embed_positions(self.embed_tokens(input_ids), past, position_ids))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,13 +12,18 @@ from glassformer.models.config import PretrainedConfig
 from glassformer.models.names import Names, Stacked
 from glassformer.models.outputs import BaseModelOutput
 from glassformer.models.pretrained import PretrainedModel
-from glassformer.models.rope import rope_frequencies, settled_rope
+from glassformer.models.rope import (
+    ToldRotaryPositions,
+    check_positions,
+    rope_frequencies,
+    settled_rope,
+    told,
+)
 from glassformer.nn import (
     Embedding,
     FeedForward,
     MultiheadAttention,
     RMSNorm,
-    RotaryPositions,
     TransformerBlock,
 )
 from glassformer.tensor import Tensor
@@ -88,14 +94,14 @@ class LlamaConfig(PretrainedConfig):
         del layer
         return None
 
-    def positions(self) -> RotaryPositions:
+    def positions(self) -> ToldRotaryPositions:
         """Return the positions that all layers share."""
         assert self.head_dim is not None and self.rope_parameters is not None  # since __post_init__
         base = self.rope_parameters["rope_theta"]
         frequencies = rope_frequencies(
             self.rope_parameters, self.head_dim, self.max_position_embeddings
         )
-        return RotaryPositions(self.head_dim, base, frequencies)
+        return ToldRotaryPositions(self.head_dim, base, frequencies)
 
     def projection_rows(self) -> tuple[int, int, int]:
         """Return the rows of the query, the key and the value projection."""
@@ -208,6 +214,7 @@ class LlamaModel(PretrainedModel):
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
         cache: Cache | None = None,
         output_hidden_states: bool = False,
     ) -> BaseModelOutput:
@@ -219,26 +226,32 @@ class LlamaModel(PretrainedModel):
         Args:
             input_ids: integers in [0, vocab_size).
             attention_mask: (B, past + T), 0 or False where there is padding, on either side.
+            position_ids: (B, T) or (1, T), in [0, max_position_embeddings); counted on from the
+                cache's unless given. They tell distances; what a token sees, and the window, go
+                by its place in the input.
             cache: keys and values of the tokens before `input_ids`; takes in the new ones.
             output_hidden_states: return those of every layer as well, the last one normed.
 
         Raises:
-            IndexError: a token is out of range.
+            IndexError: a token or a position is out of range.
             ValueError: there are more tokens than the model was made for, or shapes don't fit.
         """
         past = 0 if cache is None else cache.length
         check_input(input_ids, past, self.config, "max_position_embeddings")
         mask, _ = real_tokens(attention_mask, input_ids.shape, past)
         x = self.embed_tokens(input_ids)
-        x, states = self.run_blocks(
-            self.blocks, x, output_hidden_states, cache=cache, padding_mask=mask
-        )
+        blocks: Sequence[Callable[..., Any]] = self.blocks
+        if position_ids is not None:
+            check_positions(position_ids, input_ids, self.config.max_position_embeddings)
+            table = self.config.positions().table(position_ids, x)
+            blocks = [told(block, table) for block in blocks]
+        x, states = self.run_blocks(blocks, x, output_hidden_states, cache=cache, padding_mask=mask)
         x = self.norm(x)
         states = None if states is None else (*states[:-1], x)
         return BaseModelOutput(x, hidden_states=states, cache=cache)
 
 
-def _block(config: LlamaConfig, layer: int, positions: RotaryPositions) -> TransformerBlock:
+def _block(config: LlamaConfig, layer: int, positions: ToldRotaryPositions) -> TransformerBlock:
     window = config.window(layer)
     return TransformerBlock(
         MultiheadAttention(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,16 +29,36 @@ Array = npt.NDArray[Any]
 _MOST_LISTED = 100  # tensors in an error, of those missing, of those unexpected, …
 
 
+class OtherShape(NamedTuple):
+    """A checkpoint's tensor whose shape is not that of the model's."""
+
+    name: str
+    given: tuple[int, ...]
+    expected: tuple[int, ...]
+
+
+class Unloaded(NamedTuple):
+    """What did not go from a checkpoint into a model.
+
+    Args:
+        missing: names of parameters that the checkpoint lacks; they start fresh.
+        misshaped: the tensors of another shape, by the name of the parameter that starts fresh
+            instead.
+        left_out: keys that the model has no place for.
+    """
+
+    missing: list[str]
+    misshaped: dict[str, list[OtherShape]]
+    left_out: list[str]
+
+
 def load_weights(
     model: PretrainedModel, weights: Weights, dtype: DType | None, ignore_mismatched_sizes: bool
-) -> tuple[list[str], list[str]]:
+) -> Unloaded:
     """Read a model's tensors from a checkpoint.
 
     `dtype` is what to hold them in; None is as they are stored. Tensors that their layers do not
     widen come in float32 instead of half precision.
-
-    Returns:
-        The names of parameters that start fresh, and the keys that were left out.
 
     Raises:
         WeightsError: keys are missing, unexpected or of another shape; the model is untouched.
@@ -55,7 +75,7 @@ def load_weights(
     for module in model.modules():
         if isinstance(module, Embedding):
             module.output_dtype = module.weight.dtype.wide
-    return match.fresh, match.left_out
+    return Unloaded(match.missing, match.misshaped, match.left_out)
 
 
 def hub_arrays(
@@ -83,7 +103,8 @@ class _Match:
     """How a model's tensors and a checkpoint's keys go together."""
 
     found: list[tuple[Tensor, Place]] = field(default_factory=list)
-    fresh: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    misshaped: dict[str, list[OtherShape]] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
@@ -108,9 +129,12 @@ def _match(model: PretrainedModel, weights: Weights, ignore_mismatched_sizes: bo
             if not wrong:
                 match.found.append((tensor, stored))
             elif ignore_mismatched_sizes:
-                match.fresh.append(name)
+                match.misshaped[name] = wrong
             else:
-                match.problems += wrong
+                match.problems += [
+                    f"shape of {one.name}: given {one.given}, the model has {one.expected}"
+                    for one in wrong
+                ]
     lacking = [(name, place) for key, (name, place) in missing.items() if key not in matched]
     _sort_missing(match, model, lacking, set(matched.values()), keys, prefix)
     for key in keys.keys() - wanted:
@@ -177,7 +201,7 @@ def _sort_missing(
         else:
             as_whole = name.partition(".")[0] not in present
         if as_whole:
-            match.fresh.append(name)
+            match.missing.append(name)
         else:
             match.problems += [f"missing: {one}" for one in place.names if one not in keys]
 
@@ -190,10 +214,10 @@ def _part_shapes(shape: tuple[int, ...], place: Place) -> list[tuple[int, ...]]:
     return [(count, *shape[1:]) for count in rows]
 
 
-def _wrong_shapes(weights: Weights, place: Place, shape: tuple[int, ...]) -> list[str]:
+def _wrong_shapes(weights: Weights, place: Place, shape: tuple[int, ...]) -> list[OtherShape]:
     pairs = zip(place.names, _part_shapes(shape, place), strict=True)
     return [
-        f"shape of {name}: given {weights.shape(name)}, the model has {wanted}"
+        OtherShape(name, weights.shape(name), wanted)
         for name, wanted in pairs
         if weights.shape(name) != wanted
     ]

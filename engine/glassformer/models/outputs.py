@@ -8,6 +8,7 @@ from typing import Any
 from glassformer.tensor import Tensor
 
 HiddenStates = tuple[Tensor, ...] | None  # the embeddings', then each block's: (B, T, C) each
+Attentions = tuple[Tensor, ...] | None  # each layer's weights, (B, H, Tq, Tk): rows sum to 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +20,14 @@ class CausalLMOutput:
         logits: (B, T, V); logits[:, t] are for the token after position t.
         cache: the cache that was passed in, now longer; None when there was none.
         hidden_states: of every layer, if they were asked for.
+        attentions: likewise.
     """
 
     loss: Tensor | None
     logits: Tensor
     cache: Any = None
     hidden_states: HiddenStates = None
+    attentions: Attentions = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,7 @@ class BaseModelOutput:
         last_hidden_state: (B, T, C).
         pooler_output: (B, C), one vector for the whole input; None where there is no pooler.
         hidden_states: of every layer, if they were asked for.
+        attentions: likewise.
         cache: the cache that was passed in, now longer; None when there was none.
     """
 
@@ -42,6 +46,7 @@ class BaseModelOutput:
     pooler_output: Tensor | None = None
     hidden_states: HiddenStates = None
     cache: Any = None
+    attentions: Attentions = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +56,7 @@ class MaskedLMOutput:
     loss: Tensor | None
     logits: Tensor
     hidden_states: HiddenStates = None
+    attentions: Attentions = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +66,7 @@ class SequenceClassifierOutput:
     loss: Tensor | None
     logits: Tensor
     hidden_states: HiddenStates = None
+    attentions: Attentions = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +76,7 @@ class TokenClassifierOutput:
     loss: Tensor | None
     logits: Tensor
     hidden_states: HiddenStates = None
+    attentions: Attentions = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +87,7 @@ class QuestionAnsweringOutput:
     start_logits: Tensor
     end_logits: Tensor
     hidden_states: HiddenStates = None
+    attentions: Attentions = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +100,9 @@ class Seq2SeqModelOutput:
         decoder_hidden_states: of every layer, if they were asked for.
         encoder_hidden_states: likewise.
         cache: the cache that was passed in, now longer; None when there was none.
+        decoder_attentions: of every layer to the target itself, if they were asked for.
+        cross_attentions: likewise, to the source, (B, H, T, S).
+        encoder_attentions: likewise, of the source to itself.
     """
 
     last_hidden_state: Tensor
@@ -98,6 +110,9 @@ class Seq2SeqModelOutput:
     decoder_hidden_states: HiddenStates = None
     encoder_hidden_states: HiddenStates = None
     cache: Any = None
+    decoder_attentions: Attentions = None
+    cross_attentions: Attentions = None
+    encoder_attentions: Attentions = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +122,8 @@ class Seq2SeqLMOutput:
     Attributes:
         loss: cross-entropy in nats, 0-d; None when no labels were given.
         logits: (B, T, V); logits[:, t] are for the token after `decoder_input_ids[:, t]`.
-        encoder_last_hidden_state, decoder_hidden_states, encoder_hidden_states, cache: as in
-            `Seq2SeqModelOutput`.
+        encoder_last_hidden_state, decoder_hidden_states, encoder_hidden_states, cache,
+            decoder_attentions, cross_attentions, encoder_attentions: as in `Seq2SeqModelOutput`.
     """
 
     loss: Tensor | None
@@ -117,3 +132,6 @@ class Seq2SeqLMOutput:
     decoder_hidden_states: HiddenStates = None
     encoder_hidden_states: HiddenStates = None
     cache: Any = None
+    decoder_attentions: Attentions = None
+    cross_attentions: Attentions = None
+    encoder_attentions: Attentions = None

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
-import numpy as np
-
 from glassformer.dtypes import DType, as_dtype
-from glassformer.durable import new_file
 from glassformer.grad_mode import no_grad
+from glassformer.models.attentions import call_with_attentions
 from glassformer.models.config import CONFIG_FILE, ConfigError, PretrainedConfig
-from glassformer.models.loading import hub_arrays, load_weights
+from glassformer.models.inputs import check_ids, check_is_no_array, check_not_empty
+from glassformer.models.loading import Unloaded, hub_arrays, load_weights
 from glassformer.models.names import Names, Place
-from glassformer.models.safetensors_file import WeightsError, open_weights, write_weights
-from glassformer.models.safetensors_header import shown
+from glassformer.models.safetensors_file import WeightsError, open_weights
+from glassformer.models.saving import save_model
 from glassformer.nn import Embedding, Module, init
 from glassformer.random import Generator
 from glassformer.rematerialisation import checkpoint
@@ -82,16 +79,23 @@ class PretrainedModel(Module):
         if not part_of_another:
             self.init_parameters({name for name, _ in self.named_parameters()}, generator)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: Any, output_attentions: Any = False, **kwargs: Any) -> Any:
         """Run the hooks and `forward`, as any module.
+
+        Args:
+            args: those of `forward`.
+            output_attentions: return the weights of every attention layer as well, (B, H, Tq, Tk),
+                before dropout; they take the memory that attention's kernels avoid.
+            kwargs: those of `forward`.
 
         Raises:
             TypeError: an array or a list is given in place of a tensor.
         """
         inputs = {f"input {place}": value for place, value in enumerate(args)}
         for name, value in {**inputs, **kwargs}.items():
-            _check_is_no_array(name, value)
-        return super().__call__(*args, **kwargs)
+            check_is_no_array(name, value)
+        call = partial(super().__call__, *args, **kwargs)
+        return call_with_attentions(self.base_model, call) if output_attentions else call()
 
     def build(self, config: Any) -> None:
         """Make the layers; their weights are filled in afterwards."""
@@ -123,8 +127,7 @@ class PretrainedModel(Module):
     def check_length(self, input_ids: Tensor) -> None:
         """Raise ValueError unless `input_ids` are (B, T), 1 ≤ T ≤ max_position_embeddings."""
         check_ids(input_ids)
-        if input_ids.shape[1] == 0:
-            raise ValueError(f"input_ids {input_ids.shape} hold no token, not even padding")
+        check_not_empty(input_ids)
         limit = self.config.max_position_embeddings
         if input_ids.shape[1] > limit:
             raise ValueError(
@@ -145,7 +148,7 @@ class PretrainedModel(Module):
 
     def run_blocks(
         self,
-        blocks: Sequence[Module],
+        blocks: Sequence[Callable[..., Any]],
         x: Tensor,
         output_hidden_states: bool,
         *,
@@ -239,9 +242,9 @@ class PretrainedModel(Module):
                 config.check_against(weights)
             with init.skip():
                 model = cls._built(config, folder)
-            fresh, left_out = load_weights(model, weights, kept, ignore_mismatched_sizes)
-        model.init_parameters(set(fresh))
-        _warn(model, folder, fresh, left_out)
+            unloaded = load_weights(model, weights, kept, ignore_mismatched_sizes)
+        model.init_parameters({*unloaded.missing, *unloaded.misshaped})
+        _warn(model, folder, unloaded)
         return model.eval()
 
     @classmethod
@@ -255,22 +258,13 @@ class PretrainedModel(Module):
         """Write `config.json` and `model.safetensors` under the hub's names.
 
         Each file is replaced only once its successor is whole on disk: where there is no space for
-        all of them, the old ones stay.
+        all of them, the old ones stay. What a kill leaves is told at `save_model`.
 
         Raises:
             ValueError: a setting can't be written, or `max_shard_size` is no size.
             OSError: the disk is full, the folder is a file or read-only, and so on.
         """
-        arrays, files = hub_arrays(self), self.small_files()
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        with ExitStack() as written:
-            for name, content in files.items():
-                file = written.enter_context(new_file(folder / name))
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())  # a full disk is told before the weights are replaced
-            write_weights(folder, arrays, {"format": "pt"}, max_shard_size)
+        save_model(Path(folder), hub_arrays(self), self.small_files(), max_shard_size)
 
     def small_files(self) -> dict[str, bytes]:
         """Return what is saved beside the weights, by the files' names."""
@@ -278,56 +272,6 @@ class PretrainedModel(Module):
         stored = min(dtypes, key=lambda dtype: dtype.itemsize).name if dtypes else "float32"
         config = replace(self.config, architectures=[type(self).__name__], dtype=stored)
         return {CONFIG_FILE: config.to_json()}
-
-
-def check_ids(input_ids: Tensor) -> None:
-    """Check that `input_ids` are a tensor (B, T).
-
-    Raises:
-        TypeError: they are something else, None for one.
-        ValueError: they have another number of dimensions.
-    """
-    if not isinstance(input_ids, Tensor):
-        raise TypeError(
-            f"input_ids must be a Tensor, got {shown(input_ids)}; glassformer.tensor(...) makes one"
-        )
-    if input_ids.ndim != 2:
-        raise ValueError(f"input_ids must be (batch, length), got {input_ids.shape}")
-
-
-def padding_mask(attention_mask: Tensor | None, shape: tuple[int, ...]) -> Tensor | None:
-    """Return what is real as bool (B, T), of 1s and 0s of that shape; None where all is real.
-
-    Raises:
-        ValueError: the mask has another shape, or holds anything else.
-    """
-    if attention_mask is None:
-        return None
-    if attention_mask.shape != tuple(shape):
-        raise ValueError(f"attention_mask is {attention_mask.shape}, but input_ids {tuple(shape)}")
-    return real_positions(attention_mask)
-
-
-def real_positions(attention_mask: Tensor) -> Tensor | None:
-    """Return as bool what is 1 in a mask of 1s and 0s; None where all is.
-
-    Raises:
-        ValueError: the mask holds anything else, such as -inf, to be added to scores.
-    """
-    real = attention_mask != 0
-    if bool((real != (attention_mask == 1)).any()):
-        raise ValueError("attention_mask must be 1 for a token and 0 for padding, and nothing else")
-    return None if bool(real.all()) else real
-
-
-def _check_is_no_array(name: str, value: Any) -> None:
-    """Raise TypeError for what users of other libraries pass where a tensor is expected."""
-    is_torch = type(value).__module__.partition(".")[0] == "torch"
-    if is_torch or isinstance(value, np.ndarray | np.generic | list | tuple | str):
-        raise TypeError(
-            f"{name} must be a Tensor, got {type(value).__module__}.{type(value).__name__}; "
-            "glassformer.tensor(...) makes one"
-        )
 
 
 def _one_dtype(dtype: Any, torch_dtype: Any) -> Any:
@@ -354,21 +298,23 @@ def _weights_dtype(dtype: Any) -> DType | None:
     return kept
 
 
-def _warn(
-    model: PretrainedModel, folder: str | Path, fresh: list[str], left_out: list[str]
-) -> None:
+def _warn(model: PretrainedModel, folder: str | Path, unloaded: Unloaded) -> None:
     kind, level = type(model).__name__, _callers_level()
-    if fresh:
+    fresh = f"{kind} starts with fresh ones; train it before you believe what it says"
+    if unloaded.missing:
         theirs = {name: place.names for name, _, place in model.hub_tensors()}
-        names = [one for name in fresh for one in theirs[name]]
+        names = [one for name in unloaded.missing for one in theirs[name]]
+        warnings.warn(f"{folder} has no {_some(names)}: {fresh}", stacklevel=level)
+    if unloaded.misshaped:
+        shapes = [
+            f"{one.name} {one.given} instead of {one.expected}"
+            for wrong in unloaded.misshaped.values()
+            for one in wrong
+        ]
+        warnings.warn(f"{folder} has {_some(shapes)}: {fresh}", stacklevel=level)
+    if unloaded.left_out:
         warnings.warn(
-            f"{folder} has no {_some(names)}: {kind} starts with fresh ones; train it before "
-            "you believe what it says",
-            stacklevel=level,
-        )
-    if left_out:
-        warnings.warn(
-            f"{folder} also holds {_some(left_out)}, which {kind} has no place for",
+            f"{folder} also holds {_some(unloaded.left_out)}, which {kind} has no place for",
             stacklevel=level,
         )
 

@@ -1,14 +1,23 @@
-"""How a config says that rotary positions turn: in transformers 5's words, and in older ones."""
+"""Rotary positions of checkpoints: how a config says that they turn, and positions token by token.
+
+A config says it in transformers 5's words, or in older ones.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
+from glassformer.models.inputs import check_beside
 from glassformer.models.safetensors_header import shown
+from glassformer.nn import RotaryPositions
+from glassformer.nn import functional as F
 from glassformer.nn.positions import llama3_frequencies, rotary_frequencies
+from glassformer.tensor import Tensor, tensor
 
 Settings = Mapping[str, Any]
 
@@ -88,3 +97,64 @@ def _number(rope: Settings, name: str) -> float:
             f"1e12; got {shown(value)}"
         )
     return value
+
+
+# cos and sin of the angles of each token, (T, D/2) or (B, 1, T, D/2), while a block runs on them.
+_TOLD: ContextVar[tuple[Tensor, Tensor] | None] = ContextVar("told positions", default=None)
+
+
+class ToldRotaryPositions(RotaryPositions):
+    """`RotaryPositions` for blocks that are told each token's position, see `told`."""
+
+    def rotate(self, query: Tensor, key: Tensor, offset: int) -> tuple[Tensor, Tensor]:  # noqa: D102
+        table = _TOLD.get()
+        if table is None:
+            return super().rotate(query, key, offset)
+        return F.rotary_embedding(query, *table), F.rotary_embedding(key, *table)
+
+    def table(self, position_ids: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return cos and sin for tokens at positions (B, T) or (1, T), as x is held."""
+        angles = position_ids.cpu().numpy()[..., None] * np.asarray(self.frequencies)  # (B, T, D/2)
+        # What is one for the whole batch is a table as kernels take it, (T, D/2).
+        angles = angles[0] if len(angles) == 1 else angles[:, None]
+        cos, sin = (
+            tensor(part, dtype=x.dtype, device=x.device)
+            for part in (np.cos(angles), np.sin(angles))
+        )
+        return cos, sin
+
+
+def check_positions(position_ids: Tensor, input_ids: Tensor, most: int) -> None:
+    """Check positions given for `input_ids` (B, T).
+
+    Raises:
+        TypeError: they aren't integers.
+        ValueError: they are neither (B, T) nor (1, T).
+        IndexError: one is negative, or not below `most`.
+    """
+    check_beside("position_ids", position_ids, input_ids)
+    positions = position_ids.cpu().numpy()
+    if positions.dtype.kind not in "iu":
+        raise TypeError(f"position_ids must be integers, got {position_ids.dtype.name}")
+    wrong = positions[(positions < 0) | (positions >= most)]
+    if wrong.size:
+        raise IndexError(
+            f"position {wrong[0]} in position_ids; the model's max_position_embeddings={most} "
+            f"allow 0 to {most - 1}"
+        )
+
+
+def told(block: Callable[..., Any], table: tuple[Tensor, Tensor]) -> Callable[..., Any]:
+    """Return `block`, its attention at the positions of a `ToldRotaryPositions.table`.
+
+    Around each call rather than around all, for a block may be run again in backward.
+    """
+
+    def run(*inputs: Any, **settings: Any) -> Any:
+        before = _TOLD.set(table)
+        try:
+            return block(*inputs, **settings)
+        finally:
+            _TOLD.reset(before)
+
+    return run

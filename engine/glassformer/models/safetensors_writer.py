@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,7 @@ def write_weights(
     arrays: Arrays,
     metadata: Mapping[str, str] | None = None,
     max_shard_size: int | str = "5GB",
+    before_replacing: Callable[[], None] = lambda: None,
 ) -> None:
     """Write a folder's weights: `model.safetensors`, or shards and their index where it is too big.
 
@@ -100,6 +101,8 @@ def write_weights(
         metadata: see `write_safetensors`; transformers expects {"format": "pt"}.
         max_shard_size: in bytes, or such as "500MB" or "5GB" (powers of 1000). A tensor that is
             larger has a shard of its own.
+        before_replacing: called when the new files are on the disk, whole, and the old ones still
+            in their places.
 
     Raises:
         WeightsError: a name or type that the format doesn't have.
@@ -108,19 +111,22 @@ def write_weights(
     """
     folder = Path(folder)
     shards = _split(arrays, _parse_size(max_shard_size))
-    if len(shards) == 1:
-        write_safetensors(folder / SINGLE, arrays, metadata)  # is read before any index
-        (folder / INDEX).unlink(missing_ok=True)
-        _remove_shards(folder, keep=set())
-        return
     names = [f"model-{i:05}-of-{len(shards):05}.safetensors" for i in range(1, len(shards) + 1)]
+    if len(shards) == 1:
+        names = [SINGLE]  # is read before any index
     with ExitStack() as written:
         for name, shard in zip(names, shards, strict=True):
             file = written.enter_context(new_file(folder / name))
             file.write(_content(folder / name, shard, metadata))
             file.flush()
             os.fsync(file.fileno())  # a full disk is told here: all the old ones are still in place
-        (folder / INDEX).unlink(missing_ok=True)  # it must not name files of which some are new
+        before_replacing()
+        if len(shards) > 1:
+            (folder / INDEX).unlink(missing_ok=True)  # it must not name files of which some are new
+    if len(shards) == 1:
+        (folder / INDEX).unlink(missing_ok=True)
+        _remove_shards(folder, keep=set())
+        return
     index = {
         "metadata": {
             "total_parameters": sum(array.size for array in arrays.values()),

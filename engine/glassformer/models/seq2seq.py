@@ -7,8 +7,9 @@ from typing import Any
 from glassformer.models.causal import Cache
 from glassformer.models.generative import GenerativeModel
 from glassformer.models.heads import token_loss
+from glassformer.models.inputs import check_ids, check_not_empty, padding_mask
 from glassformer.models.outputs import BaseModelOutput, Seq2SeqLMOutput, Seq2SeqModelOutput
-from glassformer.models.pretrained import PretrainedModel, check_ids, padding_mask
+from glassformer.models.pretrained import PretrainedModel
 from glassformer.nn import Embedding, Module, TransformerBlock
 from glassformer.ops.choice import where
 from glassformer.ops.creation import full
@@ -210,8 +211,9 @@ def shift_right(labels: Tensor, config: Any) -> Tensor:
     Labels that don't count become padding.
 
     Raises:
-        ValueError: the config names no start or padding token.
+        ValueError: the config names no start or padding token, or labels are of no token.
     """
+    check_not_empty(labels, "labels")
     for name in ("decoder_start_token_id", "pad_token_id"):
         if getattr(config, name) is None:
             raise ValueError(f"labels make the decoder's input only if the config has a {name}")

@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping
 from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 from glassformer.models.safetensors_header import shown
 from glassformer.nn.feed_forward import ACTIVATIONS, GATED
@@ -41,8 +41,7 @@ def check_setting(name: str, value: Any, hint: Any) -> None:
         TypeError: it isn't of that type; an int will do for a float.
         ValueError: it is a number out of range, or an activation that isn't known.
     """
-    if not _fits(value, hint):
-        raise TypeError(f"{name} must be {_spelled(hint)}, got {shown(value)}")
+    check_type(name, value, hint)
     is_float = float in (hint, *get_args(hint))
     for number in value if isinstance(value, list) else [value]:
         if isinstance(number, int | float) and not isinstance(number, bool):
@@ -50,6 +49,12 @@ def check_setting(name: str, value: Any, hint: Any) -> None:
     if name in _ACTIVATIONS and (value not in ACTIVATIONS or value in GATED):
         known = ", ".join(activation for activation in ACTIVATIONS if activation not in GATED)
         raise ValueError(f"{name}={shown(value)} is unknown; known are {known}")
+
+
+def check_type(name: str, value: Any, hint: Any) -> None:
+    """Raise TypeError unless a value read from JSON is of a field's type; an int is a float too."""
+    if not _fits(value, hint):
+        raise TypeError(f"{name} must be {_spelled(hint)}, got {shown(value)}")
 
 
 def check_against(
@@ -100,6 +105,8 @@ def _fits(value: Any, hint: Any) -> bool:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         return any(_fits(value, one) for one in arguments)
+    if origin is Literal:
+        return value in arguments
     if origin is list:
         return isinstance(value, list) and _all_fit(value, arguments[0])
     if origin is dict:
@@ -122,4 +129,8 @@ def _all_fit(items: Iterable[Any], hint: Any) -> bool:
 def _spelled(hint: Any) -> str:
     if get_origin(hint) in (Union, UnionType):
         return " or ".join(_spelled(one) for one in get_args(hint))
+    if get_origin(hint) is Literal:
+        return " or ".join(map(repr, get_args(hint)))
+    if get_origin(hint) is list:
+        return f"list of {_spelled(get_args(hint)[0])}"
     return "null" if hint is NoneType else getattr(hint, "__name__", str(hint))

@@ -13,6 +13,7 @@ from glassformer.models.heads import ModelWithHead, classifier_loss
 from glassformer.models.names import Names, Stacked
 from glassformer.models.outputs import BaseModelOutput, SequenceClassifierOutput
 from glassformer.models.pretrained import PretrainedModel
+from glassformer.models.safetensors_header import shown
 from glassformer.nn import (
     Dropout,
     FeedForward,
@@ -123,18 +124,9 @@ class ViTEmbeddings(Module):
 
     def forward(self, pixel_values: Tensor, interpolate_pos_encoding: bool) -> Tensor:
         """(B, channels, Y, X) -> (B, 1 + patches, C)."""
-        _, channels, *patch = self.patch_embeddings.weight.shape
-        shape = pixel_values.shape
-        height, width = self.image_size
-        fits = len(shape) == 4 and shape[1] == channels
-        if not fits or shape[2:] != self.image_size and not interpolate_pos_encoding:
-            hint = "; resize them, or pass interpolate_pos_encoding=True" if fits else ""
-            raise ValueError(
-                f"pixel_values must be (batch, {channels}, {height}, {width}), got {shape}{hint}"
-            )
-        grid = (shape[2] // patch[0], shape[3] // patch[1])
-        if min(grid) < 1:
-            raise ValueError(f"images of {shape[2:]} hold no patch of {tuple(patch)}")
+        self._check(pixel_values, interpolate_pos_encoding)
+        shape, (rows, columns) = pixel_values.shape, self.patch_embeddings.weight.shape[2:]
+        grid = (shape[2] // rows, shape[3] // columns)
         dtype = self.patch_embeddings.weight.dtype.wide
         patches = self.patch_embeddings(pixel_values.to(dtype))
         first = broadcast_to(self.cls_token.to(dtype), (shape[0], 1, patches.shape[2]))
@@ -142,6 +134,26 @@ class ViTEmbeddings(Module):
         x = cat([first, patches], dim=1) + self._positions_for(grid, positions)
         embedded: Tensor = self.dropout(x)
         return embedded
+
+    def _check(self, pixel_values: Tensor, any_size: bool) -> None:
+        if not isinstance(pixel_values, Tensor) or not pixel_values.dtype.is_floating_point:
+            is_tensor = isinstance(pixel_values, Tensor)
+            given = pixel_values.dtype.name if is_tensor else shown(pixel_values)
+            raise TypeError(
+                f"pixel_values must be a Tensor of floats, got {given}; an ImageProcessor scales "
+                "and normalizes images as the model expects them"
+            )
+        _, channels, *patch = self.patch_embeddings.weight.shape
+        shape = pixel_values.shape
+        height, width = self.image_size
+        fits = len(shape) == 4 and shape[1] == channels
+        if not fits or shape[2:] != self.image_size and not any_size:
+            hint = "; resize them, or pass interpolate_pos_encoding=True" if fits else ""
+            raise ValueError(
+                f"pixel_values must be (batch, {channels}, {height}, {width}), got {shape}{hint}"
+            )
+        if shape[2] < patch[0] or shape[3] < patch[1]:
+            raise ValueError(f"images of {shape[2:]} hold no patch of {tuple(patch)}")
 
     def _positions_for(self, grid: tuple[int, int], positions: Tensor) -> Tensor:
         """Positions (1, 1 + patches, C) of another grid, by bicubic interpolation.
@@ -235,6 +247,7 @@ class ViTModel(PretrainedModel):
             output_hidden_states: return those of every layer as well.
 
         Raises:
+            TypeError: the pixels are no floats.
             ValueError: the images have another size or number of channels than the model takes.
         """
         x = self.embeddings(pixel_values, interpolate_pos_encoding)

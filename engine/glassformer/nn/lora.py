@@ -11,7 +11,7 @@ from glassformer.nn import functional as F
 from glassformer.nn.init import kaiming_uniform_, zeros_
 from glassformer.nn.module import Module
 from glassformer.ops.creation import empty, zeros
-from glassformer.ops.shape import cat
+from glassformer.ops.shape import cat, pad
 from glassformer.random import Generator
 from glassformer.tensor import Parameter, Tensor
 
@@ -54,9 +54,12 @@ class LoraLayer(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features)."""
+        return F.linear(self.down(x), self.lora_B)
+
+    def down(self, x: Tensor) -> Tensor:
+        """(..., in_features) -> (..., r), scaled: here the numbers are few."""
         x = F.dropout(x, self.dropout, self.training)
-        # The scale goes where the numbers are few.
-        return F.linear(F.linear(x, self.lora_A) * self.scaling, self.lora_B)
+        return F.linear(x, self.lora_A) * self.scaling
 
     def delta(self) -> Tensor:
         """Return the update as a matrix, scaling · B A: (out_features, in_features)."""
@@ -83,9 +86,37 @@ class LoraAdapter(Module):
 
     def forward(self, x: Tensor, chosen: slice = slice(None)) -> Tensor:
         """(..., in_features) -> (..., sum of the chosen matrices' rows), 0 without an update."""
-        updates = [
-            zeros(*x.shape[:-1], rows, dtype=x.dtype, device=x.device) if part is None else part(x)
-            for part, rows in zip(self.parts[chosen], self.rows[chosen], strict=True)
-        ]
-        updated: Tensor = updates[0] if len(updates) == 1 else cat(updates, dim=-1)
-        return updated
+        parts, rows = self.parts[chosen], self.rows[chosen]
+        layers = [part for part in parts if part is not None]
+        if not layers:
+            return zeros(*x.shape[:-1], sum(rows), dtype=x.dtype, device=x.device)
+        if len(parts) == 1:
+            alone: Tensor = layers[0](x)
+            return alone
+        return F.linear(_down(layers, x), _up(parts, rows))
+
+
+def _down(layers: list[LoraLayer], x: Tensor) -> Tensor:
+    """Return what the updates make of x, side by side: (..., in_features) -> (..., sum of r)."""
+    first = layers[0]
+    if any(layer.scaling != first.scaling for layer in layers) or (
+        first.training and any(layer.dropout for layer in layers)
+    ):
+        return cat([layer.down(x) for layer in layers], dim=-1)
+    # One product reads x once, and forward and backward make an array of its size once.
+    return F.linear(x, cat([layer.lora_A for layer in layers])) * first.scaling
+
+
+def _up(parts: list[LoraLayer | None], rows: tuple[int, ...]) -> Tensor:
+    """Return the matrices B on the diagonal of one, 0 elsewhere: (sum of rows, sum of r)."""
+    width = sum(part.lora_B.shape[1] for part in parts if part is not None)
+    like = next(part.lora_B for part in parts if part is not None)
+    blocks, start = [], 0
+    for part, count in zip(parts, rows, strict=True):
+        if part is None:
+            blocks.append(zeros(count, width, dtype=like.dtype, device=like.device))
+        else:
+            end = start + part.lora_B.shape[1]
+            blocks.append(pad(part.lora_B, (start, width - end)))
+            start = end
+    return cat(blocks)

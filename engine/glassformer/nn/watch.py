@@ -34,7 +34,8 @@ def watch_attention() -> Iterator[list[tuple[MultiheadAttention, Tensor]]]:
     for each call. Where gradients are recorded, they have theirs.
     """
     before = watching.seen
-    watching.seen = seen = []
+    seen: list[tuple[MultiheadAttention, Tensor]] = []
+    watching.seen = seen
     try:
         yield seen
     finally:

@@ -70,6 +70,24 @@ def entities_of(
     return [_group(members, joined) for members in _neighbours(judged)]
 
 
+def without_overlaps(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the entities of overlapping windows of a text, each once, in its order.
+
+    Of one that overlaps the one before, the longer stays; of two as long, the surer.
+    """
+    kept: list[dict[str, Any]] = []
+    for one in sorted(found, key=lambda entity: int(entity["start"])):
+        if not kept or one["start"] >= kept[-1]["end"]:
+            kept.append(one)
+        elif _weight(one) > _weight(kept[-1]):
+            kept[-1] = one
+    return kept
+
+
+def _weight(entity: dict[str, Any]) -> tuple[int, float]:
+    return entity["end"] - entity["start"], entity["score"]
+
+
 def _of_word(scores: Array, strategy: str) -> Array:
     """Return the scores (num_labels,) of a word from those of its pieces (T, num_labels)."""
     if strategy == "average":

@@ -95,7 +95,7 @@ def pipeline(
     if isinstance(model, (str, os.PathLike)):
         folder = Path(model)
         if name == "sentence-embedding":
-            module = import_module("glassformer.pipelines.sentence_embedding")
+            module = import_module("glassformer.pipelines.sentence_folder")
             folder, said = module.folder_settings(folder)
             settings = {**said, **settings}
             tokenizer = folder if tokenizer is model else tokenizer

@@ -1,12 +1,13 @@
-"""Continuing texts."""
+"""Continuing texts and conversations."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 from glassformer.generation.generate import generate
-from glassformer.pipelines.base import Item, Pipeline, Settings, position_limit
+from glassformer.pipelines.base import Item, Pipeline, Row, Settings, position_limit
 from glassformer.tensor import Tensor
 
 _NEW_TOKENS = 256  # unless a call or the folder says how many
@@ -32,11 +33,21 @@ class TextGenerationSettings(GenerationSettings):
 
     Args:
         return_full_text: give the prompt as well.
-        prefix: what comes before each prompt, unseen.
+        prefix: what comes before each prompt, unseen; not before chats.
+        continue_final_message: go on with a chat's last message instead of answering it; default:
+            if it is the assistant's.
+        tools: what the model of a chat may call, as JSON schemas.
+        documents: what it may read, such as `{"title": …, "text": …}`.
+        tokenizer_encode_kwargs: of chats, what else goes to `tokenizer.apply_chat_template`, such
+            as `{"enable_thinking": False}`.
     """
 
     return_full_text: bool = True
     prefix: str = ""
+    continue_final_message: bool | None = None
+    tools: Sequence[Any] | None = None
+    documents: Sequence[Any] | None = None
+    tokenizer_encode_kwargs: Mapping[str, Any] | None = None
 
 
 class GenerationPipeline(Pipeline):
@@ -80,6 +91,10 @@ class GenerationPipeline(Pipeline):
 class TextGenerationPipeline(GenerationPipeline):
     """A prompt gives [{"generated_text": …}], one for each of `num_return_sequences`.
 
+    A prompt is a text or a chat, a list of messages {"role": "user", "content": "Hi"}, which the
+    tokenizer's chat template makes a text; its `generated_text` is the messages with the
+    assistant's after them, with `return_full_text=False` only what that one says.
+
     Unless the call or the folder's generation_config.json says otherwise, 256 tokens are drawn at
     temperature 0.7, as in Hugging Face's pipeline, fewer where the model has no more positions.
     """
@@ -88,11 +103,46 @@ class TextGenerationPipeline(GenerationPipeline):
     padding_side = "left"  # a text goes on where it ends
     usual: ClassVar[dict[str, Any]] = {"do_sample": True, "temperature": 0.7}
 
+    def is_single(self, inputs: Any) -> bool:  # noqa: D102
+        return super().is_single(inputs) or _is_chat(inputs)
+
     def encode(self, inputs: list[Any], settings: Any) -> list[Item]:  # noqa: D102
-        items = super().encode([f"{settings.prefix}{one}" for one in inputs], settings)
-        for item, source in zip(items, inputs, strict=True):
-            item.source = source
-        return items
+        texts = [one for one in inputs if not _is_chat(one)]
+        for text in texts:
+            if not isinstance(text, str):
+                raise TypeError(
+                    'a prompt must be a str or a chat, [{"role": "user", "content": …}], got '
+                    f"{type(text).__name__} {text!r:.60}"
+                )
+        rows = iter(self.tokenize([f"{settings.prefix}{text}" for text in texts], settings))
+        return [
+            Item(one, [self._chat_row(one, settings) if _is_chat(one) else next(rows)])
+            for one in inputs
+        ]
+
+    def _chat_row(self, chat: Any, settings: Any) -> Row:
+        continues = _continues(chat, settings)
+        options = {
+            "tools": settings.tools,
+            "documents": settings.documents,
+            "add_generation_prompt": not continues,
+            "continue_final_message": continues,
+            "tokenizer_kwargs": {"return_attention_mask": True},
+            **(settings.tokenizer_encode_kwargs or {}),
+        }
+        limit = self.limit(settings)
+        row = self.rows_of(self.tokenizer.apply_chat_template([chat], **options))[0]
+        if not row["input_ids"]:
+            raise ValueError("the chat template makes no text of this chat; see what it expects")
+        if len(row["input_ids"]) > limit and not settings.truncation:
+            raise ValueError(
+                f"the chat has {len(row['input_ids'])} tokens, more than the {limit} that the "
+                "model reads: leave out its earliest messages, or cut its text with truncation=True"
+            )
+        if len(row["input_ids"]) > limit:
+            options |= {"truncation": True, "max_length": limit}
+            row = self.rows_of(self.tokenizer.apply_chat_template([chat], **options))[0]
+        return row
 
     def filler(self) -> int | None:  # noqa: D102
         found = super().filler()
@@ -109,8 +159,39 @@ class TextGenerationPipeline(GenerationPipeline):
         return [[tokens[length:] for tokens in row] for row in found]
 
     def finish(self, item: Item, settings: Any) -> Any:  # noqa: D102
-        before = item.source if settings.return_full_text else ""
         texts = self.tokenizer.batch_decode(
             item.outputs[0], True, settings.clean_up_tokenization_spaces
         )
-        return [{"generated_text": before + text} for text in texts]
+        if not settings.return_full_text:
+            return [{"generated_text": text} for text in texts]
+        if not _is_chat(item.source):
+            return [{"generated_text": item.source + text} for text in texts]
+        join = _with_more if _continues(item.source, settings) else _with_answer
+        return [{"generated_text": join(item.source, text)} for text in texts]
+
+
+def _is_chat(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and bool(value) and isinstance(value[0], Mapping)
+
+
+def _continues(chat: Sequence[Mapping[str, Any]], settings: Any) -> bool:
+    if settings.continue_final_message is not None:
+        return bool(settings.continue_final_message)
+    return isinstance(chat[-1], Mapping) and chat[-1].get("role") == "assistant"
+
+
+def _with_answer(chat: Sequence[Any], text: str) -> list[Any]:
+    return [*chat, {"role": "assistant", "content": text}]
+
+
+def _with_more(chat: Sequence[Any], text: str) -> list[Any]:
+    """Return the messages with more text in the last one, whose content may be in blocks."""
+    last = chat[-1]
+    content = last["content"]
+    if isinstance(content, str):
+        more: Any = content + text
+    else:
+        index = max(i for i, block in enumerate(content) if "text" in block)
+        more = [*content[:index], {**content[index], "text": content[index]["text"] + text}]
+        more += content[index + 1 :]
+    return [*chat[:-1], {"role": last["role"], "content": more}]

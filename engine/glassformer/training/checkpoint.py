@@ -1,8 +1,9 @@
 """Checkpoints: weights and optimizer state as safetensors, the rest as JSON, never half-written.
 
 A folder `checkpoint-N` holds `model.safetensors`, `optimizer.safetensors`, `config.json` (when the
-model has a config) and `trainer_state.json`. Every file but the config carries a checksum of its
-content. Whatever is wrong with one, reading it raises `CheckpointError`.
+model has a config) and `trainer_state.json`, each of them but the config with a checksum of its
+content. Whatever is wrong with one, reading it raises `CheckpointError`. Beside them may be what
+resuming doesn't need but `from_pretrained` does, such as the tokenizer's files.
 """
 
 from __future__ import annotations
@@ -52,16 +53,25 @@ class Checkpoint:
         optimizer: the optimizer's arrays, named "index of the parameter.name".
         state: everything else that resuming needs.
         config: the model's config, for whoever reads the weights.
+        more: other files for them, by name; not read again.
     """
 
     weights: Arrays
     optimizer: Arrays = field(default_factory=dict)
     state: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] | None = None
+    more: Mapping[str, bytes] = field(default_factory=dict)
 
 
-def save_checkpoint(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
+def save_checkpoint(
+    path: str | os.PathLike[str], checkpoint: Checkpoint, processing_class: Any = None
+) -> None:
     """Write a checkpoint folder: at any instant `path` is what it was before, or all new.
+
+    Args:
+        path: the folder.
+        checkpoint: what it holds.
+        processing_class: a tokenizer or image processor, whose files go there as well.
 
     Raises:
         CheckpointError: the folder cannot be written (disk full, no permission, ...).
@@ -74,6 +84,10 @@ def save_checkpoint(path: str | os.PathLike[str], checkpoint: Checkpoint) -> Non
             write_new_file(folder / STATE_FILE, _sealed(checkpoint.state))
             if checkpoint.config is not None:
                 write_new_file(folder / CONFIG_FILE, json_bytes(checkpoint.config))
+            for name, content in checkpoint.more.items():
+                write_new_file(folder / name, content)
+            if processing_class is not None:
+                processing_class.save_pretrained(folder)
     except OSError as error:
         raise CheckpointError(
             path,

@@ -39,9 +39,11 @@ class FrozenFeatures(Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> BaseModelOutput:
         """Return the features of the texts that `input_ids` (B, 1) number."""
         del attention_mask
-        numbers = input_ids.numpy()[:, 0]
-        pooled = None if self.pooled is None else from_numpy(self.pooled[numbers])
-        return BaseModelOutput(from_numpy(self.states[numbers][:, None]), pooled)
+        numbers = input_ids.cpu().numpy()[:, 0]
+        states = from_numpy(self.states[numbers][:, None]).to(input_ids.device)
+        if self.pooled is None:
+            return BaseModelOutput(states, None)
+        return BaseModelOutput(states, from_numpy(self.pooled[numbers]).to(input_ids.device))
 
 
 def has_frozen_features(model: PretrainedModel) -> bool:
@@ -93,14 +95,16 @@ def _computed(
     order = np.argsort([len(item["input_ids"]) for item in items], kind="stable")
     states, pooled = [], []
     backbone = model.base_model.eval()
+    device = next(iter(model.parameters())).device
     with no_grad():
         for start in range(0, len(items), batch_size):
             batch = dict(collate([items[i] for i in order[start : start + batch_size]]))
             batch.pop("labels", None)
+            batch = {name: value.to(device) for name, value in batch.items()}
             outputs = backbone(**batch)
             states.append(_read_state(model, outputs.last_hidden_state, batch["input_ids"]))
             if outputs.pooler_output is not None:
-                pooled.append(outputs.pooler_output.numpy())
+                pooled.append(outputs.pooler_output.cpu().numpy())
             if on_batch is not None:
                 on_batch(len(states[-1]))
     back = np.argsort(order)
@@ -114,6 +118,6 @@ def _read_state(model: PretrainedModel, states: Tensor, input_ids: Tensor) -> Ar
     rows = np.arange(states.shape[0])
     places = 0
     if isinstance(model, LastTokenClassifier):
-        places = model.last_tokens(input_ids).numpy()
-    read: Array = states.numpy()[rows, places]
+        places = model.last_tokens(input_ids).cpu().numpy()
+    read: Array = states.cpu().numpy()[rows, places]
     return read

@@ -20,6 +20,7 @@ from glassformer.optim import LambdaLR, Optimizer
 from glassformer.random import Generator, default_generator, manual_seed
 from glassformer.tensor import Tensor, from_numpy
 from glassformer.training.checkpoint import CONFIG_FILE, Checkpoint, CheckpointError
+from glassformer.training.frozen_features import FrozenFeatures
 
 _REMEDY = "resume with the model and settings it was saved with, or start anew in another folder"
 
@@ -50,15 +51,20 @@ def is_of_the_hub(model: Module) -> TypeGuard[PretrainedModel]:
     )
 
 
-def _described(model: Module) -> dict[str, Any] | None:
-    """Return a checkpoint's config.json; the hub's where the weights have its names."""
-    if is_of_the_hub(model):
-        described: dict[str, Any] = json.loads(model.small_files()[CONFIG_FILE])
-        return described
+def _described(model: Module) -> tuple[dict[str, Any] | None, dict[str, bytes]]:
+    """Return a checkpoint's config.json, and the files beside it that make a folder of the hub's.
+
+    Where the weights are not all that such a folder has, the config names no architecture.
+    """
+    if is_of_the_hub(model) and not isinstance(model.base_model, FrozenFeatures):
+        files = model.small_files()
+        return json.loads(files.pop(CONFIG_FILE)), files
     config = getattr(model, "config", None)
     if isinstance(model, PretrainedModel):
-        return {**model.config.to_dict(), "architectures": None}
-    return asdict(config) if is_dataclass(config) and not isinstance(config, type) else None
+        return {**model.config.to_dict(), "architectures": None}, {}
+    if is_dataclass(config) and not isinstance(config, type):
+        return asdict(config), {}
+    return None, {}
 
 
 def _own_names(
@@ -101,11 +107,13 @@ def take(
         "data": loader.state_dict(),
         "random": random_state(),
     }
+    config, files = _described(model)
     return Checkpoint(
         weights=hub_arrays(model) if is_of_the_hub(model) else model_arrays(model),
         optimizer=arrays,
         state=state,
-        config=_described(model),
+        config=config,
+        more=files,
     )
 
 

@@ -82,7 +82,8 @@ class Trainer(Evaluator):
         compute_metrics: gets an `EvalPrediction`, returns named numbers.
         callbacks: told of every event.
         optimizers: an optimizer and a schedule to use instead of AdamW and the arguments'.
-        processing_class: the tokenizer or image processor of the data; `save_model` saves it too.
+        processing_class: the tokenizer or image processor of the data; `save_model` and every
+            checkpoint have its files, so that `from_pretrained` and `pipeline` read their folders.
 
     Attributes:
         loss_unit: what the loss is measured in, as its curve says.
@@ -362,9 +363,8 @@ class Trainer(Evaluator):
                 if callback.state_dict()
             ],
         }
-        save_checkpoint(
-            path, take(self.model, self.optimizer, self.lr_scheduler, self._train_loader, more)
-        )
+        taken = take(self.model, self.optimizer, self.lr_scheduler, self._train_loader, more)
+        save_checkpoint(path, taken, self.processing_class)
         keep = {path}
         if self.args.load_best_model_at_end and self.state.best_model_checkpoint:
             keep.add(output / self.state.best_model_checkpoint)

@@ -48,6 +48,14 @@ def test_scoring_windows_predict_every_token_but_the_first_once(data):
     assert (context >= block - stride).all()
 
 
+def test_a_single_window_marks_its_labels_alone():
+    tokens = np.arange(12)
+    windows = ScoringWindows(tokens, 5)
+    for index, start in enumerate((0, 5, 6)):
+        np.testing.assert_array_equal(windows[index]["input_ids"], tokens[start : start + 5])
+    assert windows[2]["shift_labels"].tolist() == [-100] * 4 + [11]
+
+
 def test_tokens_keep_their_compact_type_but_batches_are_int64():
     windows = NextTokenWindows(np.arange(9, dtype=np.uint8), 4)
     assert windows.tokens.dtype == np.uint8

@@ -72,6 +72,59 @@ def test_stacked_projections_take_updates_one_by_one(memory):
     np.testing.assert_allclose(found.detach().numpy(), merged.detach().numpy(), atol=1e-6)
 
 
+@pytest.mark.parametrize("present", [(1, 1, 1), (1, 0, 1), (0, 1, 0), (0, 0, 0)])
+@pytest.mark.parametrize("scalings", [(2.0, 2.0, 2.0), (2.0, 1.0, 0.5)])
+def test_updates_of_stacked_matrices_are_those_of_each(present, scalings):
+    generator = gf.Generator(0)
+    rows, parts = (4, 3, 5), []
+    for count, there, scaling, rank in zip(rows, present, scalings, (2, 3, 1), strict=True):
+        layer = LoraLayer(6, count, rank, scaling, generator=generator).to("float64")
+        with gf.no_grad():
+            layer.lora_B.copy_(gf.randn(count, rank, generator=generator))
+        parts.append(layer if there else None)
+    adapter = LoraAdapter(parts, rows)
+    x = gf.randn(2, 7, 6, generator=generator).to("float64").requires_grad_()
+    for chosen in (slice(None), slice(0, 1), slice(1, 3)):
+        found = adapter(x, chosen)
+        wanted = [
+            np.zeros((2, 7, count))
+            if part is None
+            else x.detach().numpy() @ part.delta().T.detach().numpy()
+            for part, count in zip(parts[chosen], rows[chosen], strict=True)
+        ]
+        np.testing.assert_allclose(found.detach().numpy(), np.concatenate(wanted, -1), atol=1e-12)
+        layers = [part for part in parts[chosen] if part is not None]
+        if layers:
+            inputs = [x, *(one for part in layers for one in (part.lora_A, part.lora_B))]
+            weights = gf.randn(2, 7, sum(rows[chosen]), generator=generator).to("float64")
+            apart = gf.cat(
+                [
+                    gf.zeros(2, 7, count, dtype="float64") if part is None else part(x)
+                    for part, count in zip(parts[chosen], rows[chosen], strict=True)
+                ],
+                dim=-1,
+            )
+            pairs = zip(
+                gf.grad((found * weights).sum(), inputs),
+                gf.grad((apart * weights).sum(), inputs),
+                strict=True,
+            )
+            for mine, theirs in pairs:
+                np.testing.assert_allclose(mine.numpy(), theirs.numpy(), atol=1e-12)
+
+
+def test_each_update_drops_inputs_of_its_own():
+    layers = [LoraLayer(500, 2, 1, 1.0, dropout=0.5, generator=gf.Generator(0)) for _ in range(2)]
+    for layer in layers:
+        with gf.no_grad():
+            layer.lora_B.copy_(gf.ones(2, 1))
+    adapter = LoraAdapter(layers, (2, 2)).train()
+    gf.manual_seed(0)
+    first, second = np.split(adapter(gf.ones(1, 500)).detach().numpy()[0], 2)
+    assert first[0] == first[1] and first[0] != second[0]  # the same matrices, other inputs
+    assert len(set(adapter.eval()(gf.ones(1, 500)).detach().numpy()[0].tolist())) == 1
+
+
 def test_a_fresh_update_changes_no_bit():
     before = logits(make_model())
     assert (logits(add_lora(make_model(), LORA)) == before).all()

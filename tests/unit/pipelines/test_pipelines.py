@@ -82,6 +82,8 @@ def test_a_stream_reads_a_window_ahead_and_no_further(tokenizer):
 def test_no_texts_give_no_answers(tokenizer):
     assert make("text-classification", BertForSequenceClassification, tokenizer)([]) == []
     assert make("sentence-embedding", BertModel, tokenizer)([]).shape == (0, 16)
+    joined = make("sentence-embedding", BertModel, tokenizer, pooling=("cls", "lasttoken"))
+    assert joined([]).shape == (0, 32)
     assert list(make("sentence-embedding", BertModel, tokenizer)(iter([]))) == []
 
 
@@ -129,7 +131,9 @@ def test_a_wrong_setting_is_told_with_the_right_ones(tokenizer):
         classify(["the cat"], batch_size=0)
     with pytest.raises(ValueError, match="aggregation_strategy must be one of none, simple"):
         make("ner", BertForTokenClassification, tokenizer, aggregation_strategy="best")
-    with pytest.raises(ValueError, match="pooling must be of cls, max, mean, got 'sum'"):
+    with pytest.raises(ValueError, match="stride=4 .* another aggregation_strategy than 'none'"):
+        make("ner", BertForTokenClassification, tokenizer, stride=4)
+    with pytest.raises(ValueError, match="pooling must be of cls, max, mean, .*, got 'sum'"):
         make("sentence-embedding", BertModel, tokenizer, pooling="sum")
 
 
@@ -139,6 +143,11 @@ def test_what_is_no_text_is_told(tokenizer):
         classify(["the cat", 3])
     with pytest.raises(ValueError, match="got keys"):
         classify({"body": "the cat"})
+    judge = make("ner", BertForTokenClassification, tokenizer)
+    with pytest.raises(TypeError, match="a text must be a list of words, each a str, got 'the'"):
+        judge("the", is_split_into_words=True)
+    with pytest.raises(TypeError, match="a text must be a str, got \\['the'\\]"):
+        judge([["the"]])
 
 
 def test_an_unknown_task_is_told_with_the_known_ones(tokenizer):
@@ -148,25 +157,6 @@ def test_an_unknown_task_is_told_with_the_known_ones(tokenizer):
         gf.pipeline("feature-extraction", BertModel(BertConfig(**SHAPE)))
     with pytest.raises(WeightsError, match="the folder does not exist"):
         gf.pipeline("feature-extraction", "no-such-folder")
-
-
-def test_modules_that_are_not_supported_are_told(tmp_path):
-    (tmp_path / "modules.json").write_text('[{"type": "x.models.Dense", "path": "2_Dense"}]')
-    with pytest.raises(WeightsError, match="a module 'Dense'; supported are Transformer, Pooling"):
-        gf.pipeline("sentence-embedding", tmp_path)
-    for broken in ("{", "{}x", "[1]", '[{"type": 3, "path": ""}]', '[{"path": ""}]'):
-        (tmp_path / "modules.json").write_text(broken)
-        with pytest.raises(WeightsError, match=r"modules.json: not a list of modules"):
-            gf.pipeline("sentence-embedding", tmp_path)
-
-
-def test_pooling_that_is_not_supported_is_told(tmp_path):
-    (tmp_path / "modules.json").write_text('[{"type": "x.Pooling", "path": "1_Pooling"}]')
-    (tmp_path / "1_Pooling").mkdir()
-    config = tmp_path / "1_Pooling" / "config.json"
-    config.write_text('{"pooling_mode_lasttoken": true, "pooling_mode_mean_tokens": false}')
-    with pytest.raises(WeightsError, match="asks for pooling_mode_lasttoken; supported are"):
-        gf.pipeline("sentence-embedding", tmp_path)
 
 
 def test_lower_case_and_joined_pooling(tokenizer):

@@ -185,25 +185,36 @@ def test_missing_folder_is_named(tmp_path):
     assert caught.value.path == tmp_path / "checkpoint-9"
 
 
+class Processor:
+    """Saves itself as tokenizers and image processors do."""
+
+    def save_pretrained(self, folder):
+        durable.write_file(folder / "tokenizer.json", b"{}")
+
+
 def test_full_disk_at_any_call_gives_one_error_and_keeps_the_old(tmp_path, monkeypatch):
     path = tmp_path / "checkpoint-1"
     save_checkpoint(path, SMALL)
     counter = FaultyOs()
+    new = Checkpoint({"w": np.zeros(1)}, {}, {"step": 8}, more={"generation_config.json": b"{}"})
     with monkeypatch.context() as patch:
         patch.setattr(durable, "os", counter)
-        save_checkpoint(path, SMALL)
-    new = Checkpoint({"w": np.zeros(1)}, {}, {"step": 8})
+        save_checkpoint(path, new, Processor())
+    beside = {"generation_config.json", "tokenizer.json"}
+    assert beside <= {file.name for file in path.iterdir()}
     for index in range(len(counter.calls)):
         faulty = FaultyOs(index)
         with monkeypatch.context() as patch:
             patch.setattr(durable, "os", faulty)
             try:
-                save_checkpoint(path, new)
+                save_checkpoint(path, new, Processor())
                 assert index >= len(faulty.calls)
             except CheckpointError as error:
                 assert "cannot save the checkpoint: No space left" in str(error)
                 assert "free space" in str(error)
-        assert load_checkpoint(path).state["step"] in (7, 8)
+        step = load_checkpoint(path).state["step"]
+        assert step in (7, 8)
+        assert (beside <= {file.name for file in path.iterdir()}) == (step == 8)
         assert [p.name for p in list_checkpoints(tmp_path)] == ["checkpoint-1"]
         save_checkpoint(path, SMALL)
 

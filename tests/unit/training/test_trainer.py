@@ -420,7 +420,7 @@ def test_save_model_writes_the_weights_alone(tmp_path):
     assert len(saved) == len({id(tensor) for tensor in model.state_dict().values()})
 
 
-def test_a_tokenizer_pads_batches_and_is_saved_with_the_model(tmp_path):
+def test_a_tokenizer_pads_batches_and_is_saved_with_the_model_and_each_checkpoint(tmp_path):
     pytest.importorskip("tokenizers")
     tokenizer = train_tokenizer(["the cat sat on a mat"] * 3, "wordpiece", vocab_size=60)
     shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -430,13 +430,25 @@ def test_a_tokenizer_pads_batches_and_is_saved_with_the_model(tmp_path):
     texts = ["the cat", "a", "the cat sat", "a mat", "on"]
     items = [{**tokenizer(text), "label": len(text) % 2} for text in texts]
     args = TrainingArguments(
-        str(tmp_path / "run"), per_device_train_batch_size=3, max_steps=2, disable_tqdm=True
+        str(tmp_path / "run"),
+        per_device_train_batch_size=3,
+        max_steps=2,
+        save_steps=2,
+        disable_tqdm=True,
     )
     trainer = Trainer(model, args, train_dataset=items, processing_class=tokenizer)
     trainer.train()
-    folder = trainer.save_model(str(tmp_path / "saved")).parent
-    back = gf.models.AutoModelForSequenceClassification.from_pretrained(folder)
-    encoded = gf.data.AutoTokenizer.from_pretrained(folder)(texts[:1], return_tensors="gf")
-    np.testing.assert_array_equal(
-        back(**encoded).logits.detach().numpy(), model.eval()(**encoded).logits.detach().numpy()
-    )
+    for folder in (
+        trainer.save_model(str(tmp_path / "saved")).parent,
+        tmp_path / "run" / "checkpoint-2",
+    ):
+        back = gf.models.AutoModelForSequenceClassification.from_pretrained(folder)
+        encoded = gf.data.AutoTokenizer.from_pretrained(folder)(texts[:1], return_tensors="gf")
+        np.testing.assert_array_equal(
+            back(**encoded).logits.detach().numpy(), model.eval()(**encoded).logits.detach().numpy()
+        )
+        found, wanted = (
+            gf.pipeline("text-classification", one, of)(texts[0])
+            for one, of in ((folder, None), (model, tokenizer))
+        )
+        assert found == wanted
