@@ -15,65 +15,24 @@ from glassformer.models.albert import AlbertConfig, AlbertForMaskedLM, AlbertMod
 from glassformer.models.bert import (
     BertConfig,
     BertForMaskedLM,
-    BertForQuestionAnswering,
     BertForSequenceClassification,
     BertForTokenClassification,
     BertModel,
 )
-from glassformer.models.distilbert import DistilBertConfig, DistilBertModel
-from glassformer.models.loading import _converted, load_weights
+from glassformer.models.distilbert import DistilBertConfig
+from glassformer.models.loading import load_weights
 from glassformer.models.roberta import RobertaConfig, RobertaModel
-from glassformer.models.safetensors_file import WeightsError, open_weights, write_weights
-from tests.unit.models import families
-
-SHAPE = {
-    "vocab_size": 50,
-    "hidden_size": 12,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 3,
-    "intermediate_size": 20,
-    "max_position_embeddings": 16,
-}
-IDS = gf.tensor(np.arange(14).reshape(2, 7) * 3 % 50)
-
-
-def config(**settings):
-    return BertConfig(**{**SHAPE, **settings})
-
-
-def saved(folder, model_class=BertModel, **settings):
-    """A fresh model, its biases and gains random too, and its folder."""
-    model = model_class(config(**settings)).eval()
-    randomise(model)
-    model.save_pretrained(folder)
-    return model
-
-
-def randomise(model):
-    with gf.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(gf.randn(*parameter.shape) * 0.1)
-
-
-def rewrite(folder, change):
-    """Replace the tensors of a folder by what `change` makes of them, a dict of arrays by key."""
-    with open_weights(folder) as weights:
-        arrays = {name: np.array(weights.array(name)) for name in weights}
-    write_weights(folder, change(arrays), {"format": "pt"})
-
-
-def keys(folder):
-    with open_weights(folder) as weights:
-        return set(weights)
-
-
-def values(model):
-    return {name: parameter.detach().numpy() for name, parameter in model.named_parameters()}
-
-
-def assert_same(found, wanted, names=None):
-    for name in wanted if names is None else names:
-        np.testing.assert_array_equal(found[name], wanted[name], err_msg=name)
+from glassformer.models.safetensors_file import WeightsError, open_weights
+from tests.unit.models.folders import (
+    IDS,
+    SHAPE,
+    assert_same,
+    config,
+    keys,
+    rewrite,
+    saved,
+    values,
+)
 
 
 def test_a_model_comes_back_bit_for_bit_and_in_evaluation_mode(tmp_path):
@@ -214,69 +173,6 @@ def test_buffers_of_old_checkpoints_are_passed_over(tmp_path):
     assert_same(values(BertModel.from_pretrained(tmp_path)), values(model))
 
 
-def bytes_held(model):
-    return sum(parameter.array.nbytes for parameter in model.parameters())
-
-
-@pytest.fixture(params=["float16", "bfloat16"])
-def compact(request, tmp_path):
-    """A folder with weights in half precision, and transformers' model that holds them widened."""
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
-    torch.manual_seed(0)
-    # Wide enough that matrices, which are kept compact, outweigh biases and norms.
-    shape = {**SHAPE, "hidden_size": 48, "intermediate_size": 96}
-    theirs = transformers.BertModel(transformers.BertConfig(**shape)).eval()
-    theirs.to(getattr(torch, request.param)).save_pretrained(tmp_path)
-    return request.param, tmp_path, theirs.float()
-
-
-def test_half_precision_is_held_compact_and_computed_in_float32(compact):
-    dtype, folder, theirs = compact
-    ours = BertModel.from_pretrained(folder)
-    assert {p.dtype.name for p in ours.parameters() if p.ndim == 2} == {dtype}
-    assert {p.dtype.name for p in ours.parameters() if p.ndim == 1} <= {dtype, "float32"}
-    assert bytes_held(ours) < 0.55 * bytes_held(BertModel.from_pretrained(folder, dtype="float32"))
-    torch = pytest.importorskip("torch")
-    with torch.no_grad():
-        wanted = theirs(torch.tensor(IDS.numpy()))
-    found = ours(IDS)
-    assert found.last_hidden_state.dtype is gf.float32
-    for name in ("last_hidden_state", "pooler_output"):
-        got, want = getattr(found, name).detach().numpy(), getattr(wanted, name).numpy()
-        np.testing.assert_allclose(got, want, atol=1e-5, rtol=0)
-
-
-def test_a_compact_model_is_saved_compact(compact, tmp_path_factory):
-    dtype, folder, _ = compact
-    model = BertModel.from_pretrained(folder)
-    again = tmp_path_factory.mktemp("again")
-    model.save_pretrained(again)
-    assert json.loads((again / "config.json").read_text())["dtype"] == dtype
-    with open_weights(folder) as before, open_weights(again) as after:
-        assert set(before) == set(after)
-        matrices = [name for name in before if len(before.shape(name)) == 2]
-        assert matrices
-        for name in matrices:
-            assert after.array(name).tobytes() == before.array(name).tobytes(), name
-    back = BertModel.from_pretrained(again)
-    np.testing.assert_array_equal(
-        back(IDS).last_hidden_state.detach().numpy(), model(IDS).last_hidden_state.detach().numpy()
-    )
-
-
-def test_a_compact_model_widened_gives_the_same(compact):
-    _, folder, _ = compact
-    narrow, wide = (BertModel.from_pretrained(folder, dtype=d) for d in ("auto", "float32"))
-    assert {parameter.dtype for parameter in wide.parameters()} == {gf.float32}
-    np.testing.assert_allclose(
-        narrow(IDS).last_hidden_state.detach().numpy(),
-        wide(IDS).last_hidden_state.detach().numpy(),
-        atol=1e-6,
-        rtol=0,
-    )
-
-
 def test_tied_weights_are_saved_once_and_shared_when_loaded(tmp_path):
     model = saved(tmp_path, BertForMaskedLM)
     held = keys(tmp_path)
@@ -323,62 +219,6 @@ def test_shards(tmp_path):
     model.save_pretrained(tmp_path)
     assert [path.name for path in tmp_path.glob("*.safetensors*")] == ["model.safetensors"]
     assert_same(values(BertForMaskedLM.from_pretrained(tmp_path)), values(model))
-
-
-def test_a_dtype_that_is_asked_for(tmp_path):
-    model = saved(tmp_path)
-    double = BertModel.from_pretrained(tmp_path, dtype="float64")
-    assert {parameter.dtype for parameter in double.parameters()} == {gf.float64}
-    assert_same(values(double), values(model))
-    assert double(IDS).last_hidden_state.dtype is gf.float64
-    half = BertModel.from_pretrained(tmp_path, dtype=gf.float16)
-    assert {p.dtype for p in half.parameters() if p.ndim == 2} == {gf.float16}
-
-
-@pytest.mark.parametrize("name", ["dtype", "torch_dtype"])
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-@pytest.mark.parametrize("chooser", [BertModel, gf.models.AutoModel])
-def test_full_precision_is_held_compact_if_asked_for(chooser, dtype, name, tmp_path):
-    torch = pytest.importorskip("torch")
-    model = saved(tmp_path)
-    narrow = chooser.from_pretrained(tmp_path, **{name: dtype})
-    assert {p.dtype.name for p in narrow.parameters() if p.ndim == 2} == {dtype}
-    assert {p.dtype.name for p in narrow.parameters() if p.ndim == 1} == {"float32"}
-    for name, value in values(model).items():
-        found = narrow.state_dict()[name].to("float32").numpy()
-        rounded = torch.tensor(value).to(getattr(torch, dtype)).float().numpy()
-        np.testing.assert_array_equal(found, rounded if value.ndim == 2 else value, err_msg=name)
-    found, wanted = narrow(IDS).last_hidden_state, model(IDS).last_hidden_state
-    assert found.dtype is gf.float32
-    np.testing.assert_allclose(found.detach().numpy(), wanted.detach().numpy(), atol=0.1)
-
-
-def test_bfloat16_is_rounded_as_pytorch_rounds():
-    torch = pytest.importorskip("torch")
-    bits = np.random.default_rng(0).integers(0, 2**32, 100_000, dtype=np.uint32)
-    bits[:40_000] &= 0xFFFF8000  # ties
-    special = [0x7F7FFFFF, 0x7F800000, 0xFF800000, 0x7F800001, 0x7FFFFFFF, 0xFFFFFFFF, 1, 0]
-    bits[:8] = special
-    floats = bits.view(np.float32)
-    found = _converted(floats, gf.bfloat16).view(np.uint16)
-    wanted = torch.tensor(floats).to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)
-    is_nan = np.isnan(floats)
-    np.testing.assert_array_equal(found[~is_nan], wanted[~is_nan])
-    assert ((found[is_nan] & 0x7FFF) > 0x7F80).all()
-
-
-@pytest.mark.parametrize(
-    ("asked", "said"),
-    [
-        ({"torch_dtype": "int64"}, "weights are floats"),
-        ({"torch_dtype": "half"}, "dtype half is not supported"),
-        ({"dtype": "float32", "torch_dtype": "float16"}, "two names of one argument"),
-    ],
-)
-def test_a_dtype_that_is_none(asked, said, tmp_path):
-    saved(tmp_path)
-    with pytest.raises(TypeError, match=said):
-        BertModel.from_pretrained(tmp_path, **asked)
 
 
 @pytest.mark.parametrize("loader", [BertModel, gf.models.AutoModel, gf.models.AutoConfig])
@@ -486,7 +326,6 @@ print(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 """
 
 
-# Not ru_maxrss, which a process inherits from the one that started it.
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_loading_takes_no_more_memory_than_the_file_and_200_megabytes(tmp_path):
     with gf.nn.init.skip():
@@ -526,57 +365,6 @@ def test_training_a_mapped_model_leaves_the_file_alone(tmp_path):
     model(IDS).last_hidden_state.sum().backward()
     gf.optim.SGD(model.parameters(), lr=0.1).step()
     assert (tmp_path / "model.safetensors").read_bytes() == before
-
-
-def test_tokens_types_and_positions_out_of_range():
-    model = BertModel(config()).eval()
-    for wrong in (50, -1):
-        with pytest.raises(IndexError, match=f"{wrong}.* limit is 50"):
-            model(gf.tensor([[1, wrong, 2]]))
-    with pytest.raises(IndexError, match="2.* limit is 2"):
-        model(gf.tensor([[1, 2]]), token_type_ids=gf.tensor([[0, 2]]))
-    with pytest.raises(IndexError, match="16.* limit is 16"):
-        model(gf.tensor([[1, 2]]), position_ids=gf.tensor([[15, 16]]))
-
-
-def ids(length):
-    return gf.tensor(np.arange(5, 5 + length)[None])
-
-
-def test_inputs_that_are_too_long():
-    model = BertModel(config()).eval()
-    assert model(ids(16)).last_hidden_state.shape == (1, 16, 12)
-    with pytest.raises(ValueError, match="17 tokens exceed the model's max_position_embeddings=16"):
-        model(ids(17))
-
-
-def test_roberta_has_no_positions_for_padding_to_give_away():
-    model = RobertaModel(RobertaConfig(**SHAPE)).eval()  # padding is token 1: positions 2 to 15
-    assert model(ids(14)).last_hidden_state.shape == (1, 14, 12)
-    with pytest.raises(ValueError, match="15 tokens exceed the model's 14 positions"):
-        model(ids(15))
-
-
-def test_shapes_that_do_not_fit():
-    model = BertForSequenceClassification(config(problem_type="regression")).eval()
-    with pytest.raises(ValueError, match=r"input_ids must be \(batch, length\), got \(3,\)"):
-        model(gf.tensor([1, 2, 3]))
-    with pytest.raises(ValueError, match=r"attention_mask is \(2, 6\), but input_ids \(2, 7\)"):
-        model(IDS, attention_mask=gf.ones(2, 6))
-    with pytest.raises(ValueError, match=r"labels of the logits' size \(2, 2\), got \(2,\)"):
-        model(IDS, labels=gf.tensor([0.5, 1.0]))
-    model = BertForTokenClassification(config())
-    with pytest.raises(ValueError, match=r"labels are \(2,\), but there are \(2, 7\) tokens"):
-        model(IDS, labels=gf.tensor([0, 1]))
-    with pytest.raises(ValueError, match="problem_type must be one of regression"):
-        BertForSequenceClassification(config(problem_type="ranking"))(IDS, labels=gf.tensor([0, 1]))
-
-
-def test_an_answer_beyond_the_input_does_not_count():
-    model = BertForQuestionAnswering(config()).eval()
-    first = {"start_positions": gf.tensor([2]), "end_positions": gf.tensor([3])}
-    both = {"start_positions": gf.tensor([2, 7]), "end_positions": gf.tensor([3, 99])}
-    np.testing.assert_allclose(float(model(IDS, **both).loss), float(model(IDS[:1], **first).loss))
 
 
 @pytest.mark.parametrize(
@@ -621,17 +409,6 @@ def test_checkpointed_blocks_give_the_same_gradients(model):
         np.testing.assert_allclose(gradients[1][name], wanted, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
-def test_padding_changes_nothing_for_real_tokens():
-    model = DistilBertModel(
-        DistilBertConfig(vocab_size=50, dim=12, n_layers=2, n_heads=3, hidden_dim=20)
-    ).eval()
-    alone = model(IDS).last_hidden_state.detach().numpy()
-    padded = np.concatenate([IDS.numpy(), np.zeros((2, 4), np.int64)], axis=1)
-    mask = np.repeat([[1] * 7 + [0] * 4], 2, axis=0)
-    found = model(gf.tensor(padded), gf.tensor(mask)).last_hidden_state.detach().numpy()
-    np.testing.assert_allclose(found[:, :7], alone, atol=1e-6, rtol=0)
-
-
 def test_nothing_ever_reaches_for_the_network(tmp_path, monkeypatch):
     saved(tmp_path)
 
@@ -645,114 +422,3 @@ def test_nothing_ever_reaches_for_the_network(tmp_path, monkeypatch):
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(WeightsError, match="has neither model.safetensors nor"):
         BertModel.from_pretrained(tmp_path)
-
-
-DECODER_INPUT = ("bart", "marian", "t5")
-
-
-def fresh(kind, chooser="AutoModel", **settings):
-    return getattr(gf.models, chooser).from_config(families.config_of(kind, **settings)).eval()
-
-
-def told(kind, ids):
-    return {"decoder_input_ids": gf.tensor([[3, 4]] * len(ids))} if kind in DECODER_INPUT else {}
-
-
-TEXT_KINDS = sorted(set(families.SHAPES) - {"vit"})
-
-
-@pytest.mark.parametrize("kind", TEXT_KINDS)
-def test_what_no_family_takes_is_told_before_it_computes(kind):
-    model = fresh(kind)
-    good = gf.tensor([[3, 4, 5, 2], [6, 7, 2, 1]])
-    given = told(kind, [0, 0])
-    for wrong in (-1, 40, 2**40):
-        with pytest.raises(IndexError, match=f"index {wrong} is out of range, the limit is 40"):
-            model(gf.tensor([[3, wrong, 2, 2]] * 2), **given)
-    with pytest.raises(ValueError, match=r"input_ids must be \(batch, length\), got \(3,\)"):
-        model(gf.tensor([3, 4, 2]), **given)
-    for mask in (gf.ones(2, 3), gf.ones(2, 1, 4)):
-        with pytest.raises(ValueError, match="attention_mask is"):
-            model(good, attention_mask=mask, **given)
-    for wrong in (-np.inf, np.nan, 2.0):
-        mask = gf.tensor([[1.0, 1.0, 1.0, wrong]] * 2)
-        with pytest.raises(ValueError, match="attention_mask must be 1 for a token and 0 for pad"):
-            model(good, attention_mask=mask, **given)
-    for wrong in (good.numpy(), [[3, 4]], "text"):
-        with pytest.raises(TypeError, match=r"must be a Tensor, got .*; glassformer\.tensor\("):
-            model(wrong, **given)
-        with pytest.raises(TypeError, match=r"attention_mask must be a Tensor, got .*tensor\("):
-            model(good, attention_mask=wrong, **given)
-    with pytest.raises(TypeError, match="input_ids must be a Tensor, got 3"):
-        model(3, **given)
-    with pytest.raises(TypeError, match="takes integer indices"):
-        model(good.to("float32"), **given)
-    if kind != "t5":  # whose positions have no end
-        with pytest.raises(ValueError, match="25 tokens exceed the model's"):
-            model(gf.tensor(np.full((2, 25), 2)), **given)
-
-
-@pytest.mark.parametrize("kind", TEXT_KINDS)
-def test_masks_of_any_type_say_the_same(kind):
-    model = fresh(kind)
-    ids = gf.tensor([[3, 4, 5, 2], [6, 7, 2, 1]])
-    rows = [[1, 1, 1, 0], [0, 1, 1, 1]]
-    found = [
-        model(ids, attention_mask=gf.tensor(rows).to(dtype), **told(kind, rows))
-        .last_hidden_state.detach()
-        .numpy()
-        for dtype in ("int64", "bool", "float32")
-    ]
-    assert np.isfinite(found[0]).all()
-    np.testing.assert_array_equal(found[1], found[0])
-    np.testing.assert_array_equal(found[2], found[0])
-
-
-@pytest.mark.parametrize("kind", TEXT_KINDS)
-def test_an_empty_batch_gives_an_empty_result(kind):
-    model = fresh(kind)
-    decoder = {"decoder_input_ids": gf.zeros(0, 4, dtype="int64")} if kind in DECODER_INPUT else {}
-    found = model(
-        gf.zeros(0, 4, dtype="int64"), attention_mask=gf.ones(0, 4), **decoder
-    ).last_hidden_state
-    assert found.shape == (0, 4, 12)
-
-
-@pytest.mark.parametrize("kind", ["albert", "bert", "camembert", "distilbert", "roberta"])
-def test_encoders_need_a_token(kind):
-    with pytest.raises(ValueError, match=r"input_ids \(2, 0\) hold no token"):
-        fresh(kind)(gf.zeros(2, 0, dtype="int64"))
-
-
-@pytest.mark.parametrize("name", ["token_type_ids", "position_ids"])
-def test_types_and_positions_of_another_shape(name):
-    wrong = {name: gf.zeros(2, 3, dtype="int64")}
-    with pytest.raises(ValueError, match=rf"{name} are \(2, 3\), but input_ids \(2, 7\)"):
-        BertModel(config())(IDS, **wrong)
-
-
-@pytest.mark.parametrize("kind", DECODER_INPUT)
-def test_a_target_that_does_not_go_with_its_source(kind):
-    model, source = fresh(kind), gf.tensor([[3, 4, 2]] * 2)
-    with pytest.raises(ValueError, match="the target is 3 sequences, but the source 2"):
-        model(source, decoder_input_ids=gf.tensor([[1]] * 3))
-    with pytest.raises(ValueError, match=r"must be \(batch, length\), got \(2,\)"):
-        model(source, decoder_input_ids=gf.tensor([1, 1]))
-
-
-@pytest.mark.parametrize(
-    "kind, chooser, labels",
-    [
-        ("bert", "AutoModelForSequenceClassification", [0, 2]),
-        ("gpt2", "AutoModelForSequenceClassification", [0, 2]),
-        ("bert", "AutoModelForTokenClassification", [[0, 2, 1]] * 2),
-        ("bert", "AutoModelForMaskedLM", [[0, 40, 1]] * 2),
-        ("llama", "AutoModelForCausalLM", [[0, 40, 1]] * 2),
-        ("t5", "AutoModelForSeq2SeqLM", [[0, 40, 1]] * 2),
-        ("bart", "AutoModelForSeq2SeqLM", [[0, 40, -1]] * 2),
-    ],
-)
-def test_labels_out_of_range(kind, chooser, labels):
-    model = fresh(kind, chooser, pad_token_id=1)
-    with pytest.raises(IndexError, match=r"index (2|40) is out of range, the limit is (2|40)"):
-        model(gf.tensor([[3, 4, 2]] * 2), labels=gf.tensor(labels))
