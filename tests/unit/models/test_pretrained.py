@@ -326,6 +326,7 @@ print(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 """
 
 
+# Not ru_maxrss, which a process inherits from the one that started it.
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_loading_takes_no_more_memory_than_the_file_and_200_megabytes(tmp_path):
     with gf.nn.init.skip():
