@@ -35,12 +35,16 @@ def exact(name, args, g, **params):
     return out.detach().numpy(), *grads
 
 
-def check(name, ours, exact, eager):
-    """Assert that output and gradients are near the exact ones, measured by eager PyTorch's."""
+def check(name, ours, exact, eager, terms=None):
+    """Assert that output and gradients are near the exact ones, measured by eager PyTorch's.
+
+    `terms` are the largest numbers that are summed to make each of them, see `assert_near`.
+    """
     for i, (mine, true, theirs) in enumerate(zip(ours, exact, eager, strict=True)):
         what = f"{name}: output" if i == 0 else f"{name}: gradient {i - 1}"
         assert mine.dtype == theirs.dtype, what
-        assert_near(what, mine, true, theirs, OUTPUT if i == 0 else GRADIENT)
+        factor, term = OUTPUT if i == 0 else GRADIENT, terms[i] if terms else 0.0
+        assert_near(what, mine, true, theirs, factor, term)
 
 
 def padded(x):

@@ -19,7 +19,7 @@ from glassformer_kernels import launch
 from glassformer_kernels.launch import Config
 from glassformer_kernels.ops.cross_entropy import cross_entropy
 from glassformer_kernels.ops.linear_cross_entropy import linear_cross_entropy
-from tests.exact_calls import check, exact, far_apart, padded, run
+from tests.exact_calls import check, exact, far_apart, is_float, padded, run
 from tests.row_calls import drawn, launched, limits
 
 # The package's attribute of that name is the public function.
@@ -69,6 +69,16 @@ def eager(x, weight, bias, target, **options):
     return F.cross_entropy(F.linear(x, weight, bias), target, **options)
 
 
+def summed(args, g, options):
+    """Return the largest number in the sums that make the loss and each gradient."""
+    x, weight, bias, target = (a.double() if is_float(a) else a for a in args)
+    logits = F.linear(x, weight, bias)
+    _, d_logits = run(lambda y: F.cross_entropy(y, target, **options), (logits,), g.double())
+    d_x = (d_logits[:, :, None] * weight).abs().max()  # summed over the vocabulary
+    d_weight = (d_logits[:, :, None] * x[:, None]).abs().max()  # and these over rows
+    return 0.0, float(d_x), float(d_weight), float(d_logits.abs().max())
+
+
 def both(args, g, options):
     return [run(lambda *a, f=f: f(*a, **options), args, g) for f in (ours, eager)]
 
@@ -92,6 +102,7 @@ def test_loss_and_gradients_are_the_references(
         mine,
         exact("linear_cross_entropy", (x, weight, target), g, **options),
         theirs,
+        summed(args, g, options),
     )
 
 
@@ -108,7 +119,7 @@ def test_with_a_bias_it_is_one_more_channel(size, dtype, layout, smoothing, seed
     wide = torch.cat([x, ones], -1), torch.cat([weight, bias[:, None]], -1), target
     loss, d_x, d_weight = exact("linear_cross_entropy", wide, g, **options)
     true = loss, d_x[:, :-1], d_weight[:, :-1], d_weight[:, -1]
-    check("linear_cross_entropy", mine, true, theirs)
+    check("linear_cross_entropy", mine, true, theirs, summed(args, g, options))
 
 
 @given(st.integers(2, 20), st.integers(1, 40), st.integers(1, 20), seeds)
