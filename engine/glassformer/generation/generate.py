@@ -234,6 +234,11 @@ def position_limit(model: Any) -> int | None:
 
 
 def _ids(given: Tensor | npt.ArrayLike, name: str) -> Ids:
+    if isinstance(given, str | Mapping):
+        raise TypeError(
+            f"{name} must be tokens, got {type(given).__name__}; "
+            "generate(**tokenizer(text, return_tensors='gf')) continues a text"
+        )
     array = np.asarray(given.cpu().numpy() if isinstance(given, Tensor) else given)
     array = array[None] if array.ndim == 1 else array
     if array.ndim != 2 or array.size == 0:
@@ -281,7 +286,7 @@ def _mask(
     if on_the_left and ((np.diff(mask, axis=1) < 0).any() or not mask[:, -1].all()):
         raise ValueError(
             "attention_mask has padding after real tokens; pad prompts on the left "
-            "(PaddingCollator(padding_side='left'))"
+            "(tokenizer.padding_side = 'left', or PaddingCollator(padding_side='left'))"
         )
     return None if mask.all() else mask
 

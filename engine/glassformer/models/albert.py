@@ -19,7 +19,7 @@ from glassformer.models.heads import (
     pretraining_loss,
 )
 from glassformer.models.names import Names, Stacked
-from glassformer.models.outputs import Attentions, HiddenStates
+from glassformer.models.outputs import Attentions, HiddenStates, ModelOutput
 from glassformer.nn import Dropout, Linear, Module, TransformerBlock
 from glassformer.tensor import Tensor
 
@@ -154,7 +154,7 @@ class AlbertForMaskedLM(MaskedLanguageModel):
 
 
 @dataclass(frozen=True, slots=True)
-class AlbertForPreTrainingOutput:
+class AlbertForPreTrainingOutput(ModelOutput):
     """Both predictions of ALBERT's pre-training; `loss` is the sum of theirs.
 
     Attributes:

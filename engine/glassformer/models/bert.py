@@ -17,7 +17,7 @@ from glassformer.models.heads import (
     pretraining_loss,
 )
 from glassformer.models.names import Names, Stacked
-from glassformer.models.outputs import Attentions, HiddenStates
+from glassformer.models.outputs import Attentions, HiddenStates, ModelOutput
 from glassformer.nn import Linear
 from glassformer.tensor import Tensor
 
@@ -116,7 +116,7 @@ class BertForMaskedLM(MaskedLanguageModel):
 
 
 @dataclass(frozen=True, slots=True)
-class BertForPreTrainingOutput:
+class BertForPreTrainingOutput(ModelOutput):
     """Both predictions of BERT's pre-training; `loss` is the sum of theirs.
 
     Attributes:

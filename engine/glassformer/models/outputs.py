@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from typing import Any
 
 from glassformer.tensor import Tensor
@@ -11,8 +12,40 @@ HiddenStates = tuple[Tensor, ...] | None  # the embeddings', then each block's: 
 Attentions = tuple[Tensor, ...] | None  # each layer's weights, (B, H, Tq, Tk): rows sum to 1
 
 
+class ModelOutput:
+    """What a model returns: by name, or as Hugging Face's by key, and by place.
+
+    Keys and places are those of what is there: a loss without labels has none.
+    """
+
+    __slots__ = ()
+
+    def keys(self) -> tuple[str, ...]:
+        """Return the names of what is there."""
+        names = (one.name for one in fields(self))  # type: ignore[arg-type]
+        return tuple(name for name in names if getattr(self, name) is not None)
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        """Return what is there, in order."""
+        return tuple(getattr(self, name) for name in self.keys())
+
+    def items(self) -> tuple[tuple[str, Any], ...]:
+        """Return the names and values of what is there."""
+        return tuple(zip(self.keys(), self.to_tuple(), strict=True))
+
+    def __getitem__(self, key: str | int | slice) -> Any:
+        if not isinstance(key, str):
+            return self.to_tuple()[key]
+        if key not in self.keys():
+            raise KeyError(f"{key!r}; there are {', '.join(self.keys())}")
+        return getattr(self, key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
+
+
 @dataclass(frozen=True, slots=True)
-class CausalLMOutput:
+class CausalLMOutput(ModelOutput):
     """The output of a language model that predicts the next token.
 
     Attributes:
@@ -31,7 +64,7 @@ class CausalLMOutput:
 
 
 @dataclass(frozen=True, slots=True)
-class BaseModelOutput:
+class BaseModelOutput(ModelOutput):
     """The output of a model without a head.
 
     Attributes:
@@ -50,7 +83,7 @@ class BaseModelOutput:
 
 
 @dataclass(frozen=True, slots=True)
-class MaskedLMOutput:
+class MaskedLMOutput(ModelOutput):
     """The output of a masked language model: logits (B, T, V) for what stands at each position."""
 
     loss: Tensor | None
@@ -60,7 +93,7 @@ class MaskedLMOutput:
 
 
 @dataclass(frozen=True, slots=True)
-class SequenceClassifierOutput:
+class SequenceClassifierOutput(ModelOutput):
     """The output of a classifier of sequences (or images): logits (B, num_labels)."""
 
     loss: Tensor | None
@@ -70,7 +103,7 @@ class SequenceClassifierOutput:
 
 
 @dataclass(frozen=True, slots=True)
-class TokenClassifierOutput:
+class TokenClassifierOutput(ModelOutput):
     """The output of a classifier of tokens: logits (B, T, num_labels)."""
 
     loss: Tensor | None
@@ -80,7 +113,7 @@ class TokenClassifierOutput:
 
 
 @dataclass(frozen=True, slots=True)
-class QuestionAnsweringOutput:
+class QuestionAnsweringOutput(ModelOutput):
     """Where an answer begins and where it ends: logits (B, T) each."""
 
     loss: Tensor | None
@@ -91,7 +124,7 @@ class QuestionAnsweringOutput:
 
 
 @dataclass(frozen=True, slots=True)
-class Seq2SeqModelOutput:
+class Seq2SeqModelOutput(ModelOutput):
     """The output of an encoder-decoder without a head.
 
     Attributes:
@@ -116,7 +149,7 @@ class Seq2SeqModelOutput:
 
 
 @dataclass(frozen=True, slots=True)
-class Seq2SeqLMOutput:
+class Seq2SeqLMOutput(ModelOutput):
     """The output of an encoder-decoder that predicts the next token of the target.
 
     Attributes:

@@ -137,12 +137,21 @@ class TextGenerationPipeline(GenerationPipeline):
         if len(row["input_ids"]) > limit and not settings.truncation:
             raise ValueError(
                 f"the chat has {len(row['input_ids'])} tokens, more than the {limit} that the "
-                "model reads: leave out its earliest messages, or cut its text with truncation=True"
+                "model reads before it writes: leave out its earliest messages, or ask for fewer "
+                "new tokens"
             )
         if len(row["input_ids"]) > limit:
             options |= {"truncation": True, "max_length": limit}
             row = self.rows_of(self.tokenizer.apply_chat_template([chat], **options))[0]
         return row
+
+    def limit(self, settings: Any) -> int:
+        """Return how many tokens are read of a prompt, with room for those that are asked for."""
+        limit, positions = super().limit(settings), position_limit(self.model)
+        new = self.said(settings.generation).get("max_new_tokens", 1)
+        if positions is None or not isinstance(new, int) or not 0 < new <= positions:
+            return limit  # of which `generate` will complain
+        return min(limit, positions + 1 - new)  # the last new token is never read
 
     def filler(self) -> int | None:  # noqa: D102
         found = super().filler()

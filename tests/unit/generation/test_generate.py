@@ -305,3 +305,9 @@ def test_several_sequences_are_drawn_for_each_prompt():
     out = generate(gpt(), [[1, 2], [3, 4]], 9, **settings).tolist()
     assert [row[:2] for row in out] == [[1, 2]] * 3 + [[3, 4]] * 3
     assert len({tuple(row) for row in out}) > 2
+
+
+@pytest.mark.parametrize("text", ["Hi", {"input_ids": [[1]]}])
+def test_texts_and_batches_are_no_tokens(text):
+    with pytest.raises(TypeError, match=r"got (str|dict); generate\(\*\*tokenizer\(text"):
+        generate(None, text)

@@ -63,11 +63,20 @@ def test_a_message_in_blocks_goes_on_in_the_last_text(write):
 
 def test_a_chat_too_long_is_not_cut_in_silence(write):
     long = [{"role": "user", "content": "a cat " * 40}]
-    with pytest.raises(ValueError, match=r"chat has \d+ tokens, more than the 64 .*earliest"):
-        write(long)
-    cut = text_of(write, long, truncation=True, max_new_tokens=1)
-    ids = write.tokenizer("<user>" + "a cat " * 40)["input_ids"][:64]
-    assert cut == text_of(write, write.tokenizer.decode(ids), max_new_tokens=1)
+    with pytest.raises(ValueError, match=r"chat has \d+ tokens, more than the 61 .*earliest"):
+        write(long, max_new_tokens=4)
+    ids = write.tokenizer("<user>" + "a cat " * 40)["input_ids"]
+    for new in (1, 4):  # the last new token needs no position of the 64
+        cut = text_of(write, long, truncation=True, max_new_tokens=new)
+        kept = write.tokenizer.decode(ids[: 65 - new])
+        assert cut == text_of(write, kept, max_new_tokens=new)
+
+
+def test_a_prompt_too_long_leaves_room_for_what_is_asked(write):
+    with pytest.warns(UserWarning, match="longer than the 55 tokens"):
+        found = text_of(write, "a cat " * 40, max_new_tokens=10)
+    ids = write.tokenizer("a cat " * 40)["input_ids"][:55]
+    assert found == text_of(write, write.tokenizer.decode(ids), max_new_tokens=10)
 
 
 @pytest.mark.parametrize(
