@@ -107,6 +107,17 @@ def _recording_into(frame: Any) -> Iterator[None]:
         recording.frame = before
 
 
+@contextmanager
+def outside_checkpoint() -> Iterator[bool]:
+    """Record operations in a checkpointed function that are kept, and not computed again with it.
+
+    Gives whether the function is just being run again, where these operations have no place.
+    """
+    again = isinstance(recording.frame, _Collector)
+    with _recording_into(None):
+        yield again
+
+
 def checkpoint(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Call `function` without keeping what backward needs; backward calls it again to get that.
 

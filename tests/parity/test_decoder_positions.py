@@ -80,6 +80,26 @@ def test_blocks_that_are_computed_again_in_backward_are_told_again(case):
 
 
 @pytest.mark.parametrize("case", EACH)
+def test_they_hold_for_one_call(case, monkeypatch):
+    """Whether it ends well or not."""
+    theirs, ours = model(case)
+    mine = ours(ours.config_class.from_dict(theirs.config.to_dict())).eval()
+    ids, told = gf.tensor(tokens()), gf.tensor(POSITIONS["gaps and turns"])
+
+    def states(**given):
+        with gf.no_grad():
+            return mine(ids, **given).last_hidden_state.numpy()
+
+    before = states()
+    assert np.abs(states(position_ids=told) - before).max() > 1e-3
+    np.testing.assert_array_equal(states(), before)
+    with monkeypatch.context() as broken, pytest.raises(ZeroDivisionError):
+        broken.setattr(mine.blocks[0].feed_forward, "forward", lambda _: 1 / 0)
+        states(position_ids=told)
+    np.testing.assert_array_equal(states(), before)
+
+
+@pytest.mark.parametrize("case", EACH)
 def test_those_that_do_not_fit_are_refused(case):
     theirs, ours = model(case)
     mine = ours(ours.config_class.from_dict(theirs.config.to_dict()))

@@ -51,7 +51,6 @@ from glassformer.dtypes import (
     DType,
     as_dtype,
     bfloat16,
-    float16,
     float32,
 )
 
@@ -123,7 +122,7 @@ def astype(x: Array, dtype: DType) -> Array:
     """Convert to `dtype` (always a new array)."""
     if x.dtype == BFLOAT16_STORAGE and dtype is bfloat16:
         return x.copy()
-    if half.is_half(x.dtype) and dtype is not float16:
+    if half.is_half(x.dtype) and x.dtype != dtype.numpy:
         x = half.widened(x)
         return x if dtype is float32 else x.astype(dtype.numpy)
     return x.astype(dtype.numpy)

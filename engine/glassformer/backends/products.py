@@ -96,7 +96,7 @@ def _compact_weight(x: Array, y: Array) -> Array:
             product(x, weight.T, out=out[:, tile])
 
     with single_threaded_blas():
-        parallel_for(columns, n, -(-n // parts))
+        parallel_for(columns, n, max(1, -(-n // parts)))
     return out
 
 

@@ -148,11 +148,13 @@ def _steps(run: _Run) -> Iterator[Ids]:
 
 def _told(streamer: Streamer, first: Ids, steps: Iterator[Ids]) -> Iterator[Ids]:
     """Yield the steps, and tell the streamer of each."""
-    streamer.put(first)
-    for step in steps:
-        streamer.put(step)
-        yield step
-    streamer.end()
+    try:
+        streamer.put(first)
+        for step in steps:
+            streamer.put(step)
+            yield step
+    finally:
+        streamer.end()
 
 
 def _prepare(

@@ -27,10 +27,10 @@ class TextStreamer:
 
         generate(model, ids, streamer=TextStreamer(tokenizer, skip_prompt=True))
 
-    All pieces together are what `tokenizer.decode` makes of all tokens. So a character whose bytes
-    are in several tokens waits for the last of them, and a word for the space after it if the
-    tokenizer cleans up spaces. (Every step decodes all tokens anew: next to a step of a model,
-    that takes no time.)
+    All pieces together are what `tokenizer.decode` makes of all tokens, unless it drops bytes that
+    are no text. So a character whose bytes are in several tokens waits for the last of them, and a
+    word for the space after it if the tokenizer cleans up spaces. Every step decodes all tokens
+    anew.
 
     Args:
         tokenizer: decodes the tokens.
@@ -93,8 +93,7 @@ class TextStreamer:
 
     def _settled(self, text: str) -> int:
         """Return how many characters of a text no later token changes."""
-        if text.endswith(_INCOMPLETE):
-            text = text[:-1]
+        text = text.rstrip(_INCOMPLETE)  # SentencePiece's bytes come as one each
         if self._cleans():  # "do n ' t" becomes "don't": the last two spaces may go yet
             return max(0, text.rfind(" ", 0, max(0, text.rfind(" "))))
         return len(text)

@@ -243,7 +243,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 def _whats_missing(path: Path) -> str:
     if was_cut_short(path):
-        return "the file is missing, for saving the model was cut short: save it again"
+        return "the file is missing: the model is being saved, or that was cut short; save it again"
     if path.parent.is_dir():
         return "the file is missing"
     return "that is a file, not a folder" if path.parent.exists() else "the folder does not exist"

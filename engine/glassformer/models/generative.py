@@ -50,9 +50,10 @@ class GenerativeModel(PretrainedModel):
         model.generation_settings = told
         return model
 
-    def small_files(self) -> dict[str, bytes]:
+    def small_files(self) -> dict[str, bytes | None]:
         """Return `PretrainedModel.small_files`, with what the settings are."""
         files = super().small_files()
+        files[GENERATION_FILE] = None
         if self.generation_settings is not None:
             text = json.dumps(self.generation_settings, indent=2, sort_keys=True, allow_nan=False)
             files[GENERATION_FILE] = f"{text}\n".encode()

@@ -266,8 +266,8 @@ class PretrainedModel(Module):
         """
         save_model(Path(folder), hub_arrays(self), self.small_files(), max_shard_size)
 
-    def small_files(self) -> dict[str, bytes]:
-        """Return what is saved beside the weights, by the files' names."""
+    def small_files(self) -> dict[str, bytes | None]:
+        """Return what is saved beside the weights, by the files' names; None for what must go."""
         dtypes = {parameter.dtype for parameter in self.parameters() if parameter.ndim >= 2}
         stored = min(dtypes, key=lambda dtype: dtype.itemsize).name if dtypes else "float32"
         config = replace(self.config, architectures=[type(self).__name__], dtype=stored)
@@ -299,7 +299,7 @@ def _weights_dtype(dtype: Any) -> DType | None:
 
 
 def _warn(model: PretrainedModel, folder: str | Path, unloaded: Unloaded) -> None:
-    kind, level = type(model).__name__, _callers_level()
+    kind, level = type(model).__name__, callers_level()
     fresh = f"{kind} starts with fresh ones; train it before you believe what it says"
     if unloaded.missing:
         theirs = {name: place.names for name, _, place in model.hub_tensors()}
@@ -319,7 +319,7 @@ def _warn(model: PretrainedModel, folder: str | Path, unloaded: Unloaded) -> Non
         )
 
 
-def _callers_level() -> int:
+def callers_level() -> int:
     """Return the `stacklevel`, for who called this, of the first line outside the package."""
     level, frame = 1, sys._getframe(1)
     while frame.f_back is not None and _is_ours(frame.f_globals.get("__name__", "")):

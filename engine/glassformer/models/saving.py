@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 
 from glassformer.durable import drop_aside, is_aside, new_file, put_back, set_aside
@@ -14,9 +15,11 @@ from glassformer.models.safetensors_writer import Arrays
 
 
 def save_model(
-    folder: Path, arrays: Arrays, files: Mapping[str, bytes], max_shard_size: int | str
+    folder: Path, arrays: Arrays, files: Mapping[str, bytes | None], max_shard_size: int | str
 ) -> None:
     """Write a model's weights and what is saved beside them; other files are left alone.
+
+    Who saves to the same folder meanwhile waits, in another process too where the system can lock.
 
     A full disk leaves the old model. A kill leaves the old model, the new one or, where what stands
     beside the weights differs, possibly a folder without config.json, which nothing loads; never
@@ -25,7 +28,8 @@ def save_model(
     Args:
         folder: is made if it doesn't exist.
         arrays: the weights, see `write_weights`.
-        files: the content of the other files by their names, `CONFIG_FILE` among them.
+        files: the content of the other files by their names, `CONFIG_FILE` among them; None where
+            an earlier model's file must not stay.
         max_shard_size: see `write_weights`.
 
     Raises:
@@ -33,6 +37,32 @@ def save_model(
         OSError: the disk is full, the folder is a file or read-only, and so on.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    with _alone(folder):
+        _save(folder, arrays, files, max_shard_size)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep other savers out of a folder."""
+    try:
+        fcntl = import_module("fcntl")
+        descriptor = os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError):  # not on Windows
+        yield
+        return
+    try:
+        with suppress(OSError):  # some network disks can't
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        with suppress(OSError):  # a process forked meanwhile has the descriptor, too
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+        os.close(descriptor)
+
+
+def _save(
+    folder: Path, arrays: Arrays, files: Mapping[str, bytes | None], max_shard_size: int | str
+) -> None:
     config = folder / CONFIG_FILE
     drop_aside(config)  # of a save that was killed
 
@@ -42,9 +72,11 @@ def save_model(
 
     with ExitStack() as written:
         # They go to their places in the opposite order: the config last, for it makes all valid.
-        for name in sorted(files, key=lambda name: name != CONFIG_FILE):
+        for name, content in sorted(files.items(), key=lambda item: item[0] != CONFIG_FILE):
+            if content is None:
+                continue
             file = written.enter_context(new_file(folder / name))
-            file.write(files[name])
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())  # a full disk is told before the weights are replaced
         before = _weight_files(folder)
@@ -56,10 +88,13 @@ def save_model(
             raise
         finally:
             drop_aside(config)
+        for name, content in files.items():
+            if content is None:
+                (folder / name).unlink(missing_ok=True)
 
 
-def _differs(path: Path, content: bytes) -> bool:
-    return not path.is_file() or path.read_bytes() != content
+def _differs(path: Path, content: bytes | None) -> bool:
+    return (path.read_bytes() if path.is_file() else None) != content
 
 
 def _weight_files(folder: Path) -> dict[str, int]:

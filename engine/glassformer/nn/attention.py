@@ -13,6 +13,7 @@ from glassformer.nn.positions import AttentionPositions
 from glassformer.nn.watch import watching
 from glassformer.ops.creation import empty
 from glassformer.primitive import Primitive
+from glassformer.rematerialisation import outside_checkpoint
 from glassformer.tensor import Parameter, Tensor
 
 
@@ -196,8 +197,12 @@ class MultiheadAttention(Module):
             "softcap": self.softcap,
             "scale": self.scale,
         }
-        if watching.seen is not None:
-            watching.seen.append((self, F.attention_weights(q, k, mask, bias, **scoring)))
+        if watching.seen:
+            with outside_checkpoint() as again:  # nobody may be watching in backward
+                if not again:
+                    weights = F.attention_weights(q, k, mask, bias, **scoring)
+                    for seen in watching.seen:
+                        seen.append((self, weights))
         dropout_p = self.dropout if self.training else 0.0
         heads: Tensor = F.attention(q, k, v, mask, bias, **scoring, dropout_p=dropout_p)
         output: Tensor = self.out_proj(_join_heads(heads))  # (B, H, Tq, D) -> (B, Tq, C)

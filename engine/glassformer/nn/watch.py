@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 class _Watching(threading.local):
-    """Where this thread's layers note their weights, if anyone asked."""
+    """Where this thread's layers note their weights: a list for each that watches."""
 
-    seen: list[tuple[MultiheadAttention, Tensor]] | None = None
+    seen: tuple[list[tuple[MultiheadAttention, Tensor]], ...] = ()
 
 
 watching = _Watching()
@@ -35,7 +35,7 @@ def watch_attention() -> Iterator[list[tuple[MultiheadAttention, Tensor]]]:
     """
     before = watching.seen
     seen: list[tuple[MultiheadAttention, Tensor]] = []
-    watching.seen = seen
+    watching.seen = (*before, seen)
     try:
         yield seen
     finally:

@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from glassformer.data import DataLoader
+from glassformer.devices import as_device
+from glassformer.dtypes import FROM_NUMPY
 from glassformer.models.loading import hub_arrays
 from glassformer.models.pretrained import PretrainedModel
 from glassformer.nn import Module
@@ -57,7 +59,7 @@ def _described(model: Module) -> tuple[dict[str, Any] | None, dict[str, bytes]]:
     Where the weights are not all that such a folder has, the config names no architecture.
     """
     if is_of_the_hub(model) and not isinstance(model.base_model, FrozenFeatures):
-        files = model.small_files()
+        files = {name: file for name, file in model.small_files().items() if file is not None}
         return json.loads(files.pop(CONFIG_FILE)), files
     config = getattr(model, "config", None)
     if isinstance(model, PretrainedModel):
@@ -160,7 +162,9 @@ def check_weights(path: Path, weights: Mapping[str, npt.NDArray[Any]], model: Mo
         f"{name} is {weights[name].dtype} {weights[name].shape}, not {own.dtype.name} {own.shape}"
         for name, own in expected.items()
         if name in weights
-        and (weights[name].shape != own.shape or weights[name].dtype.name != own.dtype.name)
+        and (
+            weights[name].shape != own.shape or FROM_NUMPY.get(weights[name].dtype) is not own.dtype
+        )
     ]
     if wrong:
         raise CheckpointError(path, f"does not fit the model: {', '.join(wrong)}", _REMEDY)
@@ -174,7 +178,7 @@ def load_weights_into(path: Path, weights: Mapping[str, npt.NDArray[Any]], model
     """
     check_weights(path, weights, model)
     own = _own_names(weights, model)
-    model.load_state_dict({name: from_numpy(array) for name, array in own.items()})
+    model.load_state_dict({name: Tensor(array, as_device()) for name, array in own.items()})
 
 
 def _optimizer_state(checkpoint: Checkpoint, optimizer: Optimizer) -> dict[str, Any]:

@@ -63,9 +63,12 @@ class TestWidening:
             expected = values(np.ascontiguousarray(view), dtype)
             same_bits(half.widened(view.view(dtype)), expected)
 
-    def test_other_types_come_from_float32(self, dtype):
-        found = numpy_backend.astype(ALL[1000:2000].view(dtype), gf.float64)
-        np.testing.assert_array_equal(found, values(ALL[1000:2000], dtype).astype("float64"))
+    @pytest.mark.parametrize("other", ["float64", "float16", "int64"])
+    def test_other_types_come_from_float32(self, dtype, other):
+        bits = ALL[0x3C00:0x4400]  # of float16 1 to 4, of bfloat16 2⁻⁷ to 768
+        found = numpy_backend.astype(bits.view(dtype), getattr(gf, other))
+        assert found.dtype == other
+        np.testing.assert_array_equal(found, values(bits, dtype).astype(other))
 
 
 def compact(rows, columns, dtype):
@@ -102,6 +105,13 @@ class TestProducts:
             found = products.matmul(x.astype(kind), weight)
             assert found.dtype == kind
             np.testing.assert_allclose(found, x @ wide, atol=1e-4)
+
+    @pytest.mark.parametrize(("rows", "columns"), [(0, 40), (7, 0), (0, 0)])
+    def test_empty_weights(self, rows, columns, dtype):
+        weight, _ = compact(9, 40, dtype)
+        x = np.ones((3, columns), np.float32)
+        found = products.matmul(x, weight[1 : 1 + rows, :columns].T)
+        assert found.shape == (3, rows) and not found.any()
 
     def test_it_is_never_widened_whole(self, dtype):
         weight, _ = compact(1 << 15, 512, dtype)

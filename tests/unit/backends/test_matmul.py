@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 import glassformer as gf
 from glassformer.backends import products
 from glassformer.backends.blas import numpy_blas
+from glassformer.backends.threads import parallel_for
 from glassformer.grad_mode import set_grad_enabled
 
 TOLERANCE = {"float64": 1e-12, "float32": 1e-4, "float16": 2e-2}
@@ -75,3 +76,22 @@ def test_which_matrix_stands_first_changes_nothing(core, monkeypatch):
     found = products.matmul(x.astype(np.float32), weight.astype(np.float32).T)
     assert bool(calls) == (core == "SkylakeX")
     np.testing.assert_allclose(found, x @ weight.T, atol=1e-4)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 16, 64])
+@pytest.mark.parametrize("recorded", [True, False])
+def test_whose_threads_share_a_product(rows, recorded, monkeypatch):
+    """BLAS's own where few rows are multiplied in inference, but for two or three; else ours."""
+    shared = []
+
+    def noted(function, total, grain):
+        shared.append(total)
+        parallel_for(function, total, grain)
+
+    monkeypatch.setattr(products, "parallel_for", noted)
+    monkeypatch.setattr(products, "get_num_threads", lambda: 2)
+    x, weight = np.ones((rows, 512), np.float32), np.ones((4096, 512), np.float32)
+    with set_grad_enabled(recorded):
+        found = products.matmul(x, weight.T)
+    np.testing.assert_array_equal(found, 512)
+    assert bool(shared) == (recorded or rows in (2, 64))

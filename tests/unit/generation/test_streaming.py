@@ -5,6 +5,8 @@ from hypothesis import strategies as st
 
 import glassformer as gf
 from glassformer.data import AutoTokenizer
+from glassformer.data.tokenizer import Tokenizer
+from glassformer.data.tokenizer_families import TokenizerSettings
 from glassformer.data.tokenizer_training import train_tokenizer
 from glassformer.generation import TextStreamer, generate
 from glassformer.models.gpt2 import GPT2Config, GPT2LMHeadModel
@@ -65,8 +67,10 @@ def test_the_pieces_are_the_text_of_all_tokens(tokenizer, options, data):
     whole = tokenizer.decode([*prompt, *tokens], **options)
     assert "".join(streamed(Pieces(tokenizer, **options), prompt, tokens)) == whole
     streamer = Pieces(tokenizer, skip_prompt=True, **options)
-    assert "".join(streamed(streamer, prompt, tokens)) == tokenizer.decode(tokens, **options)
-    assert streamer.ends == [False] * (len(streamer.ends) - 1) + [True]
+    for _ in range(2):  # the next text begins anew
+        streamer.pieces, streamer.ends = [], []
+        assert "".join(streamed(streamer, prompt, tokens)) == tokenizer.decode(tokens, **options)
+        assert streamer.ends == [False] * (len(streamer.ends) - 1) + [True]
 
 
 @given(st.text())
@@ -78,6 +82,18 @@ def test_no_character_is_printed_in_part(text):
     assert "".join(pieces) == "ab" + text and not any("\ufffd" in piece for piece in pieces)
     if text.isascii():
         assert pieces == ["ab", *text, ""]
+
+
+@given(st.text())
+def test_nor_of_bytes_that_are_decoded_together(text):
+    """As SentencePiece's are: of a run that is no text yet, each is a replacement character."""
+    backend = tokenizers.Tokenizer(
+        tokenizers.models.BPE({f"<0x{i:02X}>": i for i in range(256)}, [], byte_fallback=True)
+    )
+    backend.decoder = tokenizers.decoders.ByteFallback()
+    tokenizer = Tokenizer(backend, TokenizerSettings())
+    pieces = streamed(Pieces(tokenizer), [97], list(text.encode()))
+    assert "".join(pieces) == "a" + text
 
 
 def test_words_come_before_the_end_where_spaces_are_cleaned_up(tokenizer):

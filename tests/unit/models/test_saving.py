@@ -1,6 +1,8 @@
 """Saving a model over another: what is left when the process dies, at whatever moment."""
 
+import copy
 import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -132,7 +134,7 @@ def test_what_a_killed_save_left_is_told(tmp_path, monkeypatch):
         OLD.save_pretrained(tmp_path)
         assert save_until(last, monkeypatch, OTHER_CONFIG, tmp_path, WHOLE)
         last += 1
-    said = "config.json: the file is missing, for saving the model was cut short: save it again"
+    said = "config.json: the file is missing: the model is being saved, or that was cut short; save"
     with pytest.raises(WeightsError, match=said):
         AutoModelForCausalLM.from_pretrained(tmp_path)
 
@@ -155,3 +157,30 @@ def test_a_save_that_fails_puts_the_config_back_beside_the_old_weights(tmp_path,
         else:
             assert found(tmp_path) in (({2.0}, 0.5, None), None)
     assert found(tmp_path) == ({2.0}, 0.5, None) and failures > 5
+
+
+def test_savers_wait_for_each_other(tmp_path):
+    """Whoever comes last, weights and config are one model's."""
+    wholes = []
+    for model in (OLD, OTHER_CONFIG):
+        model.save_pretrained(tmp_path)
+        wholes.append(found(tmp_path))
+    for _ in range(20):
+        savers = [
+            threading.Thread(target=model.save_pretrained, args=(tmp_path,))
+            for model in (OLD, OTHER_CONFIG, OLD)
+        ]
+        for saver in savers:
+            saver.start()
+        for saver in savers:
+            saver.join()
+        assert found(tmp_path) in wholes
+
+
+def test_settings_of_an_earlier_model_do_not_stay(tmp_path):
+    model = copy.deepcopy(OLD)
+    model.generation_settings = {"max_length": 3}
+    model.save_pretrained(tmp_path)
+    assert AutoModelForCausalLM.from_pretrained(tmp_path).generation_settings == {"max_length": 3}
+    OLD.save_pretrained(tmp_path)
+    assert AutoModelForCausalLM.from_pretrained(tmp_path).generation_settings is None

@@ -62,7 +62,7 @@ def test_arguments_are_checked():
 
 
 def test_every_layer_in_order_and_nobody_else():
-    """Layers outside the block, and in other threads, are not watched."""
+    """Layers outside the block, and in other threads, are not watched; two may watch at once."""
     blocks = [nn.TransformerBlock(nn.MultiheadAttention(C, H), nn.FeedForward(C, C)) for _ in "ab"]
     x = gf.randn(B, T, C)
     with gf.nn.watch_attention() as outer:
@@ -74,8 +74,30 @@ def test_every_layer_in_order_and_nobody_else():
             blocks[1](x)
         blocks[1](x)
     blocks[0](x)
-    assert [layer for layer, _ in outer] == [block.self_attn for block in blocks]
+    first, second = (block.self_attn for block in blocks)
+    assert [layer for layer, _ in outer] == [first, second, second]
     assert [layer for layer, _ in inner] == [blocks[1].self_attn]
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_checkpoint_keeps_them_and_their_gradients(inside):
+    """Backward runs the layer again, where nobody watches any more, or must not see it twice."""
+    layer, x = nn.MultiheadAttention(C, H), gf.randn(B, T, C, requires_grad=True)
+
+    def gradients(call):
+        layer.in_proj_weight.grad = x.grad = None
+        with gf.nn.watch_attention() as seen:
+            loss = (call(x) ** 2).sum() + (seen[0][1] ** 3).sum()
+            if inside:
+                loss.backward()
+        if not inside:
+            loss.backward()
+        assert len(seen) == 1
+        return layer.in_proj_weight.grad.numpy(), x.grad.numpy()
+
+    plain, again = gradients(layer), gradients(lambda x: gf.checkpoint(layer, x))
+    for one, other in zip(plain, again, strict=True):
+        np.testing.assert_allclose(other, one, atol=1e-6)
 
 
 def test_they_have_gradients():

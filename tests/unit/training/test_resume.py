@@ -304,30 +304,30 @@ def test_random_state_survives_json():
     assert drawn() == first
 
 
+def classifying(model, folder, resume=None):
+    """Train a classifier for 4 steps, with a checkpoint every second; return it."""
+    items = [{"input_ids": np.arange(1, 6) + i, "labels": i % 2} for i in range(6)]
+    arguments = TrainingArguments(
+        str(folder),
+        per_device_train_batch_size=2,
+        max_steps=4,
+        save_steps=2,
+        disable_tqdm=True,
+        load_best_model_at_end=False,
+    )
+    Trainer(model, arguments, train_dataset=items).train(resume_from_checkpoint=resume)
+    return model
+
+
 @pytest.mark.parametrize("kind", ["Bert", "GPT2"])  # with stacked, and with transposed weights
 def test_checkpoints_of_a_pretrained_model_are_folders_of_the_hub(kind, tmp_path):
     head = getattr(gf.models, f"{kind}ForSequenceClassification")
     shape = {"vocab_size": 11, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
     if kind == "GPT2":
         shape = {"vocab_size": 11, "n_embd": 8, "n_layer": 1, "n_head": 2, "pad_token_id": 0}
-    items = [{"input_ids": np.arange(1, 6) + i, "labels": i % 2} for i in range(6)]
 
     def trained(folder, resume=None):
-        model = head.config_class(**shape)
-        trainer = Trainer(
-            head(model, gf.Generator(0)),
-            TrainingArguments(
-                str(folder),
-                per_device_train_batch_size=2,
-                max_steps=4,
-                save_steps=2,
-                disable_tqdm=True,
-                load_best_model_at_end=False,
-            ),
-            train_dataset=items,
-        )
-        trainer.train(resume_from_checkpoint=resume)
-        return trainer.model
+        return classifying(head(head.config_class(**shape), gf.Generator(0)), folder, resume)
 
     whole = trained(tmp_path / "run")
     wanted = {name: value.numpy().copy() for name, value in whole.state_dict().items()}
@@ -340,3 +340,18 @@ def test_checkpoints_of_a_pretrained_model_are_folders_of_the_hub(kind, tmp_path
             np.testing.assert_array_equal(found.state_dict()[name].numpy(), value, err_msg=name)
     config = json.loads((tmp_path / "run" / "checkpoint-4" / "config.json").read_text())
     assert config["architectures"] == [head.__name__] and "extra" not in config
+
+
+def test_updates_beside_weights_held_in_bfloat16_resume(tmp_path):
+    shape = {"vocab_size": 11, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    head, held = gf.models.BertForSequenceClassification, tmp_path / "model"
+    head(head.config_class(**shape), gf.Generator(0)).save_pretrained(held)
+
+    def trained(resume=None):
+        model = head.from_pretrained(held, dtype="bfloat16")
+        gf.models.add_lora(model, gf.models.LoraConfig(r=2), gf.Generator(1))
+        return classifying(model, tmp_path / "run", resume)
+
+    wanted = [p.array.tobytes() for p in trained().parameters()]
+    again = trained(str(tmp_path / "run" / "checkpoint-2"))
+    assert [p.array.tobytes() for p in again.parameters()] == wanted
