@@ -256,6 +256,32 @@ def test_ctrl_c_keeps_the_finished_rows(how, tmp_path):
     assert [(row["provider"], row["status"]) for row in record["rows"]] == [("eager", "ok")]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_ctrl_c_before_the_first_row_is_quiet():
+    """It comes while the command's own modules are imported."""
+    code = (
+        "import signal, sys\n"
+        "class Interrupts:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'glassformer_bench.options': signal.raise_signal(signal.SIGINT)\n"
+        "from glassformer_bench.cli import main\n"
+        "sys.meta_path.insert(0, Interrupts()); sys.exit(main(['run']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr == "attnbench: interrupted\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes of POSIX")
+def test_a_reader_that_leaves_early_is_no_error():
+    command = [sys.executable, "-m", "glassformer_bench", "list"]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    child.stdout.close()
+    assert child.stderr.read() == b""
+    child.stderr.close()
+    assert child.wait(timeout=60) == 141
+
+
 def test_isolated_rows_with_a_time_limit(tmp_path, capfd):
     path = tmp_path / "a.json"
     options = f"--seqlen 32 --provider eager --timeout 60 --json {path}"

@@ -548,6 +548,7 @@ def test_diverging_training_says_so(run, corpus, tmp_path, monkeypatch):
     result = run("train", "--data", corpus, "--output", tmp_path / "run", *SMALL)
     assert result.status == 1
     assert result.err.count("\n") == 1 and "the loss is nan" in result.err
+    assert "--overwrite and a lower --learning-rate" in result.err
 
 
 # another device

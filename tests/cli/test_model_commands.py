@@ -227,7 +227,8 @@ def test_streaming_writes_the_same_as_plain_text(model_class, folder, capsys, mo
         before = [row["text"] if model_class is GPT2LMHeadModel else "" for row in rows]
         answers = [row["generated_text"] for row in rows]
         if not more:  # one seed draws for all texts of a call, one after the other
-            assert shown == "".join(f"{a}{b}\n" for a, b in zip(before, answers, strict=True))
+            lines = [f"{a}{b}\n" for a, b in zip(before, answers, strict=True)]
+            assert shown == "\n".join(lines)
         assert shown.startswith(f"{before[0]}{answers[0]}\n") and err == ""
 
 

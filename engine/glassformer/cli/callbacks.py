@@ -50,36 +50,45 @@ class LastStep(TrainerCallback):
 class Report(TrainerCallback):
     """Where no terminal shows progress: a line for every evaluation, and between them for the log.
 
-    Of rows of the log that follow fast only one in ten seconds is shown.
+    Of rows of the log that follow fast only one in ten seconds is shown; of evaluations that do,
+    one in a tenth of all steps, and the last.
     """
 
     seconds_between = 10.0
 
     def __init__(self) -> None:
         self._last = time.monotonic()
+        self._shown = 0  # the step of the last evaluation that was
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Start the clock."""
         self._last = time.monotonic()
+        self._shown = state.global_step
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Print how far training is, unless a line was just printed."""
         loss = (kwargs.get("logs") or {}).get("loss")
-        if loss is not None and time.monotonic() - self._last >= self.seconds_between:
+        if loss is not None and self._is_time():
             self._print(state, f"training loss {loss:.3f}")
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Print how far training is."""
         metrics = kwargs["metrics"]
         loss = metrics.get("eval_loss")
-        if loss is not None:
+        steps = state.global_step - self._shown
+        is_due = 10 * steps >= state.max_steps or state.global_step == state.max_steps
+        if loss is not None and (is_due or self._is_time()):
+            self._shown = state.global_step
             right = (
                 f", accuracy {metrics['eval_accuracy']:.3f}" if "eval_accuracy" in metrics else ""
             )
             self._print(state, f"validation loss {loss:.3f}{right}")
 
+    def _is_time(self) -> bool:
+        return time.monotonic() - self._last >= self.seconds_between
+
     def _print(self, state: Any, what: str) -> None:
-        rows = [row for row in state.log_history if "eta_seconds" in row]
-        left = f", about {rows[-1]['eta_seconds']:.0f} s left" if rows else ""
+        times = [row["eta_seconds"] for row in state.log_history if "eta_seconds" in row]
+        left = f", about {times[-1]:.0f} s left" if times and times[-1] >= 1 else ""
         print(f"step {state.global_step}/{state.max_steps}  {what}{left}", flush=True)
         self._last = time.monotonic()

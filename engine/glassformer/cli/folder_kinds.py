@@ -9,6 +9,7 @@ from typing import Any
 from glassformer.cli.errors import CommandError
 
 _STATE_FILE = "trainer_state.json"  # of a checkpoint
+_RUN_FILE = "run.json"  # of a run, from its beginning
 
 
 def is_hub_folder(folder: Path) -> bool:
@@ -23,20 +24,40 @@ def is_run_of_train(folder: Path) -> bool:
 
 
 def refuse_unless_whole(folder: Path) -> None:
-    """Make sure that a folder is no checkpoint without a whole model as the hub has it.
+    """Make sure that a folder is no unfinished run, and no checkpoint without a whole model.
 
-    Those of `finetune --freeze all` and `--lora` are: their config names no architecture.
+    Checkpoints of `finetune --freeze all` and `--lora` are: their config names no architecture.
 
     Raises:
-        CommandError: the folder is such a checkpoint.
+        CommandError: the folder is one or the other.
     """
-    config = _config(folder) or {}
-    if (folder / _STATE_FILE).is_file() and config.get("architectures", True) is None:
+    _refuse_unfinished(folder)
+    if _is_for_resuming_alone(folder):
         raise CommandError(
             f"{folder} holds only what resuming needs of a training with --freeze all or --lora; "
             f"finish that with glassformer finetune --output {folder.parent} --resume, and use its "
             "folder"
         )
+
+
+def _refuse_unfinished(folder: Path) -> None:
+    """Raise CommandError for a run of `finetune` or `pretrain` that has no model yet."""
+    command = (_read(folder / _RUN_FILE) or {}).get("command")
+    if command not in ("finetune", "pretrain") or (folder / "config.json").exists():
+        return
+    from glassformer.training.checkpoint import list_checkpoints
+
+    whole = [path for path in list_checkpoints(folder) if not _is_for_resuming_alone(path)]
+    use = f"use {whole[-1]}, or " if whole else ""
+    raise CommandError(
+        f"{folder} is unfinished: {use}finish it with glassformer {command} --output {folder} "
+        "--resume"
+    )
+
+
+def _is_for_resuming_alone(folder: Path) -> bool:
+    config = _config(folder) or {}
+    return (folder / _STATE_FILE).is_file() and config.get("architectures", True) is None
 
 
 def refuse_run_of_train(folder: Path) -> None:
@@ -61,8 +82,12 @@ def _names_family(folder: Path) -> bool | None:
 
 def _config(folder: Path) -> dict[str, Any] | None:
     """Return what is in config.json; None if there is no such file, or it is damaged."""
+    return _read(folder / "config.json")
+
+
+def _read(path: Path) -> dict[str, Any] | None:
     try:
-        config = json.loads((folder / "config.json").read_bytes())
+        found = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
         return None
-    return config if isinstance(config, dict) else None
+    return found if isinstance(found, dict) else None

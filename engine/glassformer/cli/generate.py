@@ -13,8 +13,9 @@ import numpy as np
 from glassformer.cli import generate_texts
 from glassformer.cli.device import usable_device
 from glassformer.cli.errors import CommandError
-from glassformer.cli.folder_kinds import is_hub_folder
+from glassformer.cli.folder_kinds import is_hub_folder, refuse_unless_whole
 from glassformer.cli.run_folder import TrainedModel, load_model
+from glassformer.cli.stream_texts import showable
 from glassformer.data import Vocabulary
 from glassformer.generation import generate, stream_generate
 
@@ -32,6 +33,7 @@ def run(args: Namespace) -> int:
         return generate_texts.run(args)
     if args.run is None:
         raise CommandError("give the folder of a run, or --model FOLDER (see --help)")
+    refuse_unless_whole(Path(args.run))
     if is_hub_folder(Path(args.run)):
         raise CommandError(
             f"{args.run} is a folder as the hub serves it, not a run of glassformer train: "
@@ -59,10 +61,10 @@ def run(args: Namespace) -> int:
     sys.stdout.write(prompt)
     if args.stream:
         for piece in pieces:
-            sys.stdout.write(piece)
+            sys.stdout.write(showable(piece))
             sys.stdout.flush()
     else:
-        sys.stdout.write("".join(pieces))
+        sys.stdout.write(showable("".join(pieces)))
     sys.stdout.write("\n")
     return 0
 

@@ -24,16 +24,16 @@ from glassformer.training.metrics import read_log
 
 def run(args: Namespace) -> int:
     """Print the table of a run, of a model as the hub has it, or of every preset."""
-    if args.run is None:
-        lines = _presets()
-    elif is_hub_folder(Path(args.run)):
-        refuse_unless_whole(Path(args.run))
-        with one_line_warnings("info"):
-            lines = _hub_folder(Path(args.run))
-    else:
-        lines = _run(Path(args.run))
-    print("\n".join(lines))
+    print("\n".join(_presets() if args.run is None else _folder(Path(args.run))))
     return 0
+
+
+def _folder(path: Path) -> list[str]:
+    refuse_unless_whole(path)
+    if not is_hub_folder(path):
+        return _run(path)
+    with one_line_warnings("info"):
+        return _hub_folder(path)
 
 
 def forward_flops(config: GPTConfig) -> int:

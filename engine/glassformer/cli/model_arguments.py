@@ -35,7 +35,8 @@ def add_embed(parser: argparse.ArgumentParser) -> None:
 def add_classify(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `classify`."""
     parser.description = (
-        'Tell the class of each text: a line {"text": …, "label": …, "score": …} for each.'
+        'Tell the class of each text: a line {"text": …, "label": …, "score": …} for each; with a '
+        'model that was taught numbers (finetune --task regression) {"text": …, "value": …}.'
     )
     add_model(parser)
     parser.add_argument(

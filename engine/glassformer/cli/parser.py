@@ -36,7 +36,10 @@ class OneLineParser(argparse.ArgumentParser):
         """Parse, and leave nothing over: a command's own parser would pass that to the first."""
         given = list(sys.argv[1:] if args is None else args)
         for text in given:
-            if text == "--" or (self._subparsers is not None and not text.startswith("-")):
+            if text == "--":
+                break
+            if self._subparsers is not None and not text.startswith("-"):
+                self._check_command(text)
                 break
             name = text.partition("=")[0]
             if (
@@ -49,6 +52,16 @@ class OneLineParser(argparse.ArgumentParser):
         if rest:
             self.error(f"unrecognized arguments: {' '.join(rest)}")
         return found, rest
+
+    def _check_command(self, name: str) -> None:
+        assert self._subparsers is not None
+        commands = [
+            str(key) for one in self._subparsers._group_actions for key in one.choices or ()
+        ]
+        if name not in commands:
+            close = difflib.get_close_matches(name, commands, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(commands)}"
+            self.error(f"there is no command {name}; {hint}")
 
     def _unknown(self, name: str) -> NoReturn:
         close = difflib.get_close_matches(name, self._option_string_actions, n=1)

@@ -220,11 +220,20 @@ def _plan(folder: Path, settings: Settings, begun: dict[str, Any] | None) -> Pla
 
 
 def _split(text: str) -> tuple[list[str], list[str]]:
-    """Return the lines to learn from, and the last tenth of the text."""
+    """Return the lines to learn from, and the last tenth of the text.
+
+    It begins with a line, or where lines are so long that this leaves less than half of a tenth,
+    with a space (or anywhere, in a text without).
+    """
     lines = text.splitlines(keepends=True)
     ends = np.cumsum([len(line) for line in lines])
-    cut = int(np.searchsorted(ends, len(text) * 9 // 10)) + 1
-    return lines[:cut], lines[cut:]
+    wanted, least = len(text) * 9 // 10, len(text) // 20
+    cut = int(np.searchsorted(ends, wanted)) + 1
+    if sum(len(line) for line in lines[cut:]) >= least:
+        return lines[:cut], lines[cut:]
+    space = text.find(" ", wanted, len(text) - least)
+    at = wanted if space < 0 else space
+    return text[:at].splitlines(keepends=True), text[at:].splitlines(keepends=True)
 
 
 def _tokens(tokenizer: Tokenizer, lines: list[str]) -> Tokens:

@@ -55,6 +55,11 @@ FILES = (
     CURVE_FILE,
 )
 
+_NEEDED = {  # what a command can't begin without
+    "finetune": "--model FOLDER --data FILE ",
+    "pretrain": "--objective clm --data FILE ",
+}
+
 
 @dataclass
 class TrainedModel:
@@ -141,7 +146,7 @@ def read_run(folder: Path, command: str | None = None) -> dict[str, Any]:
         there = "no such folder" if not folder.is_dir() else f"it has no {RUN_FILE}"
         raise CommandError(
             f"{folder} is not a run ({there}); start one: "
-            f"glassformer {command or 'train'} --output {folder}"
+            f"glassformer {command or 'train'} {_NEEDED.get(command or '', '')}--output {folder}"
         )
     run = read_json(folder / RUN_FILE)
     settings, data = run.get("settings"), run.get("data")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from argparse import Namespace
 from collections.abc import Callable
 from typing import Any
@@ -10,11 +11,16 @@ from glassformer.cli.errors import CommandError
 from glassformer.cli.texts import loaded, one_line_warnings, texts_of
 from glassformer.generation import TextStreamer
 
+# C0 but tab and newline, DEL and C1: a terminal obeys them instead of showing them.
+_CONTROLS = dict.fromkeys({*range(32), *range(127, 160)} - {9, 10}, "\ufffd")
+
 
 def stream_texts(
     args: Namespace, task: str, asked: Callable[[str], Any] | None, settings: dict[str, Any]
 ) -> int:
     """Print each text with what follows it, or if it is answered only the answer.
+
+    A line is left empty between two of them.
 
     Args:
         args: of the command.
@@ -30,8 +36,10 @@ def stream_texts(
         read = texts_of(args)
         # Beams that a task takes by itself give way: their tokens are only known in the end.
         answer = loaded(task, args, {"num_beams": 1, **settings})
-        for text in read:
-            streamer = TextStreamer(
+        for index, text in enumerate(read):
+            if index:
+                print()
+            streamer = ShowingStreamer(
                 answer.tokenizer, skip_prompt=not follows, skip_special_tokens=True
             )
             try:
@@ -39,3 +47,16 @@ def stream_texts(
             except (ImportError, IndexError, ValueError) as error:
                 raise CommandError(str(error)) from error
     return 0
+
+
+class ShowingStreamer(TextStreamer):
+    """Prints what a terminal shows, and nothing that it would obey."""
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        """Print a piece of text."""
+        super().on_finalized_text(showable(text), stream_end)
+
+
+def showable(text: str) -> str:
+    """Return the text; if stdout is a terminal, with U+FFFD for each control character."""
+    return text.translate(_CONTROLS) if sys.stdout.isatty() else text

@@ -20,6 +20,7 @@ from glassformer.cli.folder_kinds import refuse_run_of_train
 from glassformer.data.tables import SUFFIXES, ColumnError, read_table
 from glassformer.durable import new_file
 
+_HINT = " (truncation=True says that this is intended)"  # to Python: it is no option
 _SECONDS_BETWEEN = 0.5  # two updates of the count that a terminal shows
 
 
@@ -215,7 +216,7 @@ def one_line_warnings(command: str) -> Iterator[None]:
     """Show warnings as the command's own lines on stderr, each once."""
 
     def show(message: Any, *_: Any, **__: Any) -> None:
-        line = " ".join(str(message).split())
+        line = " ".join(str(message).split()).removesuffix(_HINT)
         print(f"glassformer {command}: warning: {line}", file=sys.stderr)
 
     with warnings.catch_warnings():

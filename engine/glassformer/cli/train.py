@@ -33,6 +33,7 @@ from glassformer.cli.run_folder import (
     write_description,
     write_run,
 )
+from glassformer.cli.training_run import divergence_told
 from glassformer.data import (
     ByteVocabulary,
     CharVocabulary,
@@ -177,7 +178,7 @@ def _train(plan: Plan) -> int:
     done = _steps_done(folder) if plan.resuming else 0
     started = time.perf_counter()
     try:
-        with interrupt, warnings.catch_warnings():
+        with interrupt, divergence_told(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".* nothing is left to train")  # said below
             trainer.train(resume_from_checkpoint=done > 0)
     except KeyboardInterrupt:

@@ -21,6 +21,11 @@ from glassformer.training.checkpoint import CheckpointError, list_checkpoints
 
 Settings = dict[str, Any]
 
+_ANEW = (
+    "It can't be resumed with other settings: check the data, and train anew with --overwrite and "
+    "a lower --learning-rate"
+)
+
 
 def settle(
     args: Namespace,
@@ -51,10 +56,15 @@ def settle(
         if name not in ON_CPU and value != saved[name]:
             option = "--" + name.replace("_", "-")
             raise CommandError(
-                f"{folder} was begun with {option} {saved[name]}, not {value}; leave {option} out "
-                "to resume, or train anew in another --output"
+                f"{folder} was begun with {option} {_typed(saved[name])}, not {_typed(value)}; "
+                f"leave {option} out to resume, or train anew in another --output"
             )
     return {**saved, **given}
+
+
+def _typed(value: Any) -> str:
+    """Return a setting as one types it: 4 rather than 4.0."""
+    return str(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
 @contextmanager
@@ -84,7 +94,7 @@ def train(trainer: Trainer, interrupt: Interrupt, command: str, *, resuming: boo
     folder = trainer.args.output_dir
     trainer.remove_callback(PrinterCallback)  # `Report` has fewer lines
     try:
-        with interrupt, warnings.catch_warnings():
+        with interrupt, divergence_told(), warnings.catch_warnings():
             # Killed between the last step and the end, a run has only the end before it.
             warnings.filterwarnings("ignore", message=".* nothing is left to train")
             trainer.train(resume_from_checkpoint=resuming and bool(list_checkpoints(folder)))
@@ -99,6 +109,19 @@ def train(trainer: Trainer, interrupt: Interrupt, command: str, *, resuming: boo
     return not interrupt.wanted
 
 
+@contextmanager
+def divergence_told() -> Iterator[None]:
+    """Tell of training that diverged what helps here: the trainer names settings, not options.
+
+    Raises:
+        NonFiniteError: in place of the trainer's.
+    """
+    try:
+        yield
+    except NonFiniteError as error:
+        raise NonFiniteError(f"{str(error).partition('. Lower')[0]}. {_ANEW}") from error
+
+
 def check_finite(value: float, source: str) -> None:
     """Make sure that training left a model worth keeping.
 
@@ -107,8 +130,8 @@ def check_finite(value: float, source: str) -> None:
     """
     if not math.isfinite(value):
         raise NonFiniteError(
-            f"the loss of {source} is not finite: training diverged, or labels are too large; try "
-            "a lower --learning-rate, and smaller numbers as labels"
+            f"the loss of {source} is not finite: training diverged, or labels are numbers too "
+            f"large to learn from. {_ANEW}"
         )
 
 

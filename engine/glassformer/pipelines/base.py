@@ -16,7 +16,7 @@ import numpy.typing as npt
 from glassformer.data.tokenizer import Tokenizer
 from glassformer.devices import Device, as_device
 from glassformer.grad_mode import no_grad
-from glassformer.models.pretrained import PretrainedModel
+from glassformer.models.pretrained import PretrainedModel, callers_level
 from glassformer.tensor import Tensor, tensor
 
 Array = npt.NDArray[Any]
@@ -49,7 +49,8 @@ class Settings:
     """The arguments of a task, named as in Hugging Face's pipelines.
 
     Args:
-        truncation: True cuts long texts without a word; by default a warning tells of it.
+        truncation: True cuts long texts without a word, False refuses them; by default they are
+            cut, and a warning tells of it.
         max_length: how many tokens to read of a text, special ones included; default: as many as
             tokenizer and model can.
     """
@@ -74,7 +75,6 @@ class Pipeline:
     """
 
     settings_class: ClassVar[type[Settings]] = Settings
-    warns_of_truncation: ClassVar[bool] = True
     padding_side: ClassVar[str | None] = None  # default: the tokenizer's
 
     def __init__(
@@ -232,13 +232,10 @@ class Pipeline:
         rows = self._rows(plain, None)
         long = [index for index, row in enumerate(rows) if len(row["input_ids"]) > limit]
         if long:
+            if not settings.truncation:
+                lengths = [len(rows[index]["input_ids"]) for index in long]
+                self.tell_of_long(lengths, len(texts), limit, settings)
             cut = self._rows([plain[index] for index in long], limit)
-            if self.warns_of_truncation and not settings.truncation:
-                warnings.warn(
-                    f"{len(long)} of {len(texts)} texts are longer than the {limit} tokens that "
-                    "are read of each; their rest is left out. truncation=True: this is intended",
-                    stacklevel=2,
-                )
             for index, row in zip(long, cut, strict=True):
                 rows[index] = row
         for text, row in zip(texts, rows, strict=True):
@@ -247,6 +244,31 @@ class Pipeline:
                     f"{self.task}: {text!r} has no tokens, and this tokenizer adds no special ones"
                 )
         return rows
+
+    def tell_of_long(self, lengths: list[int], count: int, limit: int, settings: Any) -> None:
+        """Warn of those of `count` texts that are too long, and will be cut.
+
+        Raises:
+            ValueError: truncation=False forbids to cut them.
+        """
+        one = len(lengths) == 1
+        which = "the text" if count == 1 else f"{len(lengths)} of {count} texts"
+        problem = (
+            f"{which} {'is' if one else 'are'} longer than the {limit} tokens that are read of "
+            f"{'it' if count == 1 else 'each'}"
+        )
+        if settings.truncation is False:
+            more = ", …" if len(lengths) > 5 else ""
+            raise ValueError(
+                f"{self.task}: {problem} ({', '.join(map(str, lengths[:5]))}{more}), and "
+                f"truncation=False forbids to cut; shorten {'it' if one else 'them'}, or leave "
+                "truncation out"
+            )
+        warnings.warn(
+            f"{problem}; {'its' if one else 'their'} rest is left out (truncation=True says that "
+            "this is intended)",
+            stacklevel=callers_level(),
+        )
 
     def _rows(self, texts: list[Any], limit: int | None) -> list[Row]:
         encoded = self.tokenizer(

@@ -67,7 +67,6 @@ class SentenceEmbeddingPipeline(Pipeline):
     """
 
     settings_class = SentenceEmbeddingSettings
-    warns_of_truncation = False
 
     def together(self, answers: list[Any]) -> Any:  # noqa: D102
         return np.stack(answers) if answers else np.zeros((0, self._width()), np.float32)

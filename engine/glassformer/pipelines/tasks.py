@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from importlib import import_module
 from pathlib import Path
@@ -85,8 +86,13 @@ def pipeline(
     """
     name = "translation" if task.startswith("translation_") else ALIASES.get(task, task)
     if name not in TASKS:
-        known = ", ".join(sorted([*TASKS, *ALIASES]))
-        raise ValueError(f"unknown task {task!r}; known are {known}, and translation_XX_to_YY")
+        known = sorted([*TASKS, *ALIASES])
+        near = difflib.get_close_matches(task, known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(
+            f"unknown task {task!r}{hint or ';'} known are {', '.join(known)}, and "
+            "translation_XX_to_YY"
+        )
     entry = TASKS[name]
     if tokenizer is None:
         if not isinstance(model, (str, os.PathLike)):

@@ -76,21 +76,25 @@ class TokenClassificationPipeline(Pipeline):
         return [self._encoded(one, settings) for one in inputs]
 
     def _encoded(self, given: Any, settings: Any) -> Item:
-        words = settings.is_split_into_words
+        words, limit = settings.is_split_into_words, self.limit(settings)
         if not (_is_words(given) if words else isinstance(given, str)):
             wanted = "a list of words, each a str" if words else "a str"
             raise TypeError(f"token-classification: a text must be {wanted}, got {given!r:.80}")
+        cuts = settings.truncation is not False or settings.stride is not None  # into parts
         encoded = self.tokenizer(
             [given],
             is_split_into_words=words,
-            truncation=True,
-            max_length=min(self.limit(settings), sys.maxsize),
+            truncation=cuts,
+            max_length=min(limit, sys.maxsize) if cuts else None,
             stride=settings.stride or 0,
             return_overflowing_tokens=settings.stride is not None,
             return_offsets_mapping=True,
             return_special_tokens_mask=True,
             return_attention_mask=True,
         )
+        length = len(encoded["input_ids"][0])
+        if length > limit:
+            self.tell_of_long([length], 1, limit, settings)
         rows = self.rows_of(encoded)
         if not rows[0]["input_ids"]:
             raise ValueError(

@@ -101,7 +101,7 @@ def test_a_long_text_is_cut_with_a_warning_unless_that_is_intended(tokenizer, re
     for settings in ({"truncation": True}, {"truncation": True, "max_length": 8}):
         assert len(extract(long, **settings)[0]) == settings.get("max_length", 32)
     assert len(recwarn) == 0
-    with pytest.warns(UserWarning, match="1 of 2 texts are longer than the 32 tokens"):
+    with pytest.warns(UserWarning, match="1 of 2 texts is longer than the 32 tokens"):
         states = extract([long, "the cat"])
     assert [len(one[0]) for one in states] == [32, 4]
 
