@@ -14,7 +14,8 @@ from glassformer.grad_mode import recording
 
 Array = Any
 
-_SHARE_FROM = 1 << 20  # multiplications: from here on threads share a matrix product
+_SHARE_FROM = 1 << 20  # multiplications: from here on our threads share a matrix product
+_SPIN_FROM = 1 << 18  # likewise BLAS's own, which are awake
 _FEW_ROWS = 4  # from here on a product of matrices is faster than dot products
 _NOT_MANY_ROWS = 64  # from here on it doesn't matter which of two matrices stands first
 
@@ -42,12 +43,13 @@ def matmul(x: Array, y: Array) -> Array:
     m, n = x.shape[-2], y.shape[-1]
     out = memory.empty((*batch, m, n), x.dtype)
 
-    parts = get_num_threads() if out.size * x.shape[-1] > _SHARE_FROM else 1
+    work = out.size * x.shape[-1]
     product: Callable[..., Array] = np.matmul
     if _few_rows_of_a_weight(x, y):
         product = _product_of_few(m, x.dtype)
-        if product is not _dot_products and parts > 1 and not recording.enabled:
+        if product is not _dot_products and work > _SPIN_FROM and not recording.enabled:
             return product(x, y, out=out)
+    parts = get_num_threads() if work > _SHARE_FROM else 1
     if parts == 1:
         with single_threaded_blas():
             return product(x, y, out=out)

@@ -283,9 +283,11 @@ def _check(
 
 
 def _check_shapes(query: Tensor, key: Tensor, value: Tensor) -> None:
-    shapes = f"query {query.shape}, key {key.shape}, value {value.shape}"
+    def shapes() -> str:
+        return f"query {query.shape}, key {key.shape}, value {value.shape}"
+
     if not query.ndim == key.ndim == value.ndim == 4:
-        raise ValueError(f"attention takes (batch, heads, length, head_dim) tensors: {shapes}")
+        raise ValueError(f"attention takes (batch, heads, length, head_dim) tensors: {shapes()}")
     if not query.dtype.is_floating_point or not query.dtype is key.dtype is value.dtype:
         raise TypeError(
             "attention takes floating point tensors of one dtype, got "
@@ -294,14 +296,14 @@ def _check_shapes(query: Tensor, key: Tensor, value: Tensor) -> None:
     if query.shape[3] != key.shape[3]:
         raise ValueError(
             f"query has head_dim {query.shape[3]} but key has {key.shape[3]}; both must match "
-            f"({shapes})"
+            f"({shapes()})"
         )
     if key.shape[:3] != value.shape[:3]:
-        raise ValueError(f"key and value must have equal batch, heads and length ({shapes})")
+        raise ValueError(f"key and value must have equal batch, heads and length ({shapes()})")
     if query.shape[0] != key.shape[0]:
-        raise ValueError(f"query and key must have equal batch ({shapes})")
+        raise ValueError(f"query and key must have equal batch ({shapes()})")
     if key.shape[1] == 0 or query.shape[1] % key.shape[1]:
         raise ValueError(
             f"{query.shape[1]} query heads can't share {key.shape[1]} key heads; the first must be "
-            f"a multiple of the second ({shapes})"
+            f"a multiple of the second ({shapes()})"
         )

@@ -128,19 +128,20 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         )
     if bias is not None and bias.shape != (weight.shape[0],):
         raise ValueError(f"linear: bias {bias.shape} must be ({weight.shape[0]},)")
-    _check_dtype(weight, input)
-    if bias is not None:
-        _check_dtype(bias, input)
-        bias = conversion.to(bias, input.dtype)
-    # NumPy's products read a compact weight as it is. Its gradient needs the conversion recorded.
-    if input.device.type != "cpu" or wants_grad((weight,)):
-        weight = conversion.to(weight, input.dtype)
+    dtype = input.dtype
+    if bias is not None and bias.dtype is not dtype:
+        _check_compact(bias, input)
+        bias = conversion.to(bias, dtype)
+    if weight.dtype is not dtype:
+        _check_compact(weight, input)
+        # NumPy's products read a compact weight as it is. Its gradient needs the conversion.
+        if input.device.type != "cpu" or wants_grad((weight,)):
+            weight = conversion.to(weight, dtype)
     return _linear(input, weight, bias)
 
 
-def _check_dtype(parameter: Tensor, input: Tensor) -> None:
-    if parameter.dtype is input.dtype:
-        return
+def _check_compact(parameter: Tensor, input: Tensor) -> None:
+    """Raise TypeError unless a parameter is of half precision, and an input is not."""
     if parameter.dtype.wide is parameter.dtype or input.dtype.wide is not input.dtype:
         raise TypeError(f"linear: input is {input.dtype} but a parameter is {parameter.dtype}")
 
