@@ -17,7 +17,7 @@ from glassformer.models.gpt2 import GPT2Config, GPT2Model
 from glassformer.models.lora import load_lora
 from glassformer.training.checkpoint import list_checkpoints
 from glassformer.training.metrics import read_log
-from tests.cli.commands import assert_refused, interrupt_after_evaluation, runner, snapshot
+from tests.cli.commands import assert_refused, interrupt_after_evaluation, snapshot
 
 WORDS = {
     "fruit": ["apple", "pear", "plum", "cherry"],
@@ -31,11 +31,6 @@ ROWS = [
     for _ in range(20)
 ]
 QUICK = ["--epochs", "4", "--learning-rate", "0.01", "--batch-size", "8"]
-
-
-@pytest.fixture
-def run(capsys):
-    return runner(capsys)
 
 
 @pytest.fixture(scope="module")

@@ -6,15 +6,10 @@ import pytest
 
 pytest.importorskip("tokenizers")
 
-from tests.cli.commands import assert_refused, runner
+from tests.cli.commands import assert_refused
 from tests.cli.test_finetune import ROWS, models, tables, write  # noqa: F401  (two are fixtures)
 
 # ruff: noqa: F811  (as arguments, fixtures have the names they were imported by)
-
-
-@pytest.fixture
-def run(capsys):
-    return runner(capsys)
 
 
 @pytest.mark.parametrize(

@@ -12,17 +12,12 @@ pytest.importorskip("tokenizers")
 from glassformer.cli import stream_texts
 from glassformer.cli.pretrain import _split
 from glassformer.training.checkpoint import list_checkpoints
-from tests.cli.commands import assert_refused, interrupt_after_evaluation, runner
+from tests.cli.commands import assert_refused, interrupt_after_evaluation
 from tests.cli.test_finetune import QUICK, models, tables  # noqa: F401  (fixtures)
 from tests.cli.test_model_commands import folder, give_stdin  # noqa: F401  (one is a fixture)
 from tests.cli.test_pretrain import SMALL, TEXT
 
 # ruff: noqa: F811  (as arguments, fixtures have the names they were imported by)
-
-
-@pytest.fixture
-def run(capsys):
-    return runner(capsys)
 
 
 @pytest.fixture

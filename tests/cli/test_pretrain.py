@@ -12,17 +12,12 @@ from glassformer.data import AutoTokenizer
 from glassformer.models.auto import AutoModelForCausalLM, AutoModelForMaskedLM
 from glassformer.training.checkpoint import list_checkpoints
 from glassformer.training.metrics import read_log
-from tests.cli.commands import assert_refused, interrupt_after_evaluation, runner, snapshot
+from tests.cli.commands import assert_refused, interrupt_after_evaluation, snapshot
 from tests.device_calls import references
 
 TEXT = "".join(f"{i} times {j} is {i * j}.\n" for i in range(1, 21) for j in range(1, 21))
 SMALL = ["--vocab-size", "300", "--hidden-size", "16", "--layers", "1", "--heads", "2"]
 SMALL += ["--max-length", "16", "--steps", "12", "--save-steps", "4", "--batch-size", "4"]
-
-
-@pytest.fixture
-def run(capsys):
-    return runner(capsys)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from glassformer.training.checkpoint import list_checkpoints, load_checkpoint
-from tests.cli.test_cli import SMALL, TEXT
+from tests.cli.commands import SMALL, TEXT
 
 COMMAND = [sys.executable, "-m", "glassformer.cli"]
 ENVIRONMENT = {

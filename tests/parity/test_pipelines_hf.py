@@ -142,8 +142,8 @@ def test_text_classification_by_a_decoder(padding, bpe, tmp_path):
     both("text-classification", folder)([text for text in TEXTS * 2 if text], top_k=None)
 
 
-@pytest.mark.parametrize("strategy", ["none", "simple", "first", "average", "max"])
-def test_token_classification(strategy, tokenizer, tmp_path):
+def tagger(tokenizer, tmp_path):
+    """A folder of BERT that finds entities."""
     folder, _ = bert(
         transformers.BertForTokenClassification,
         tokenizer,
@@ -151,6 +151,12 @@ def test_token_classification(strategy, tokenizer, tmp_path):
         id2label=dict(enumerate(ENTITIES)),
         label2id={label: index for index, label in enumerate(ENTITIES)},
     )
+    return folder
+
+
+@pytest.mark.parametrize("strategy", ["none", "simple", "first", "average", "max"])
+def test_token_classification(strategy, tokenizer, tmp_path):
+    folder = tagger(tokenizer, tmp_path)
     check = both("token-classification", folder, aggregation_strategy=strategy)
     check([text for text in TEXTS if text])
     check(TEXTS[:2], ignore_labels=["PER", "I-LOC"])
@@ -160,13 +166,7 @@ def test_token_classification(strategy, tokenizer, tmp_path):
 @pytest.mark.parametrize("strategy", ["simple", "first", "average", "max"])
 @pytest.mark.parametrize("stride", [0, 3, 20])
 def test_token_classification_of_long_texts_in_windows(stride, strategy, tokenizer, tmp_path):
-    folder, _ = bert(
-        transformers.BertForTokenClassification,
-        tokenizer,
-        tmp_path,
-        id2label=dict(enumerate(ENTITIES)),
-        label2id={label: index for index, label in enumerate(ENTITIES)},
-    )
+    folder = tagger(tokenizer, tmp_path)
     check = both("ner", folder, aggregation_strategy=strategy, stride=stride, ignore_labels=[])
     long = " ".join(TEXTS) * 3
     check([long, *(text for text in TEXTS if text), long[7:]])
