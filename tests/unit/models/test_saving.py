@@ -184,3 +184,23 @@ def test_settings_of_an_earlier_model_do_not_stay(tmp_path):
     assert AutoModelForCausalLM.from_pretrained(tmp_path).generation_settings == {"max_length": 3}
     OLD.save_pretrained(tmp_path)
     assert AutoModelForCausalLM.from_pretrained(tmp_path).generation_settings is None
+
+
+def test_a_config_that_a_kill_left_aside_does_not_come_back(tmp_path, monkeypatch):
+    """Nobody knows which weights it belongs to, also where the next save fails."""
+    failures = 0
+    for call in range(100):
+        OLD.save_pretrained(tmp_path)
+        durable.set_aside(tmp_path / "config.json")
+        with monkeypatch.context() as patch:
+            patch.setattr(durable, "os", FaultyOs(call))
+            try:
+                OLD.save_pretrained(tmp_path)
+            except OSError:
+                failures += 1
+            else:
+                break
+        assert not durable.is_aside(tmp_path / "config.json")
+        if call == 0:
+            assert found(tmp_path) is None
+    assert failures > 5

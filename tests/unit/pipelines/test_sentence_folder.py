@@ -239,3 +239,13 @@ def test_a_layer_that_does_not_fit_the_pooling_is_told(folder):
     embed = gf.pipeline("sentence-embedding", folder, pooling=("cls", "mean"))
     with pytest.raises(ValueError, match="takes vectors of 16 channels, but pooling .* makes 32"):
         embed("the cat")
+
+
+def test_a_vector_of_zeros_has_no_direction(base):
+    """And stays zero, rather than NaN."""
+    folder, _ = base
+    embed = gf.pipeline("sentence-embedding", folder, normalize=True)
+    with gf.no_grad():
+        for parameter in embed.model.parameters():
+            parameter.zero_()
+    assert not embed(TEXTS[0]).any()
